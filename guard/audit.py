@@ -1,0 +1,148 @@
+"""Count every rule over the whole database, read-only, also where guard has never been installed.
+
+Where guard is installed the rules' views are asked. Elsewhere the same queries are taken from the rules' files, with
+what they use of guard's own replaced by what every server has: see `_standalone`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from psycopg import errors, sql
+
+from guard import ledger
+from guard.database import Connection
+from guard.errors import GuardError
+
+_SEVERITIES = ("critical", "warning", "info")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule as the audit sees it; `query` is a relation: a view's name or a parenthesised query."""
+
+    name: str
+    severity: str
+    entity_type: str
+    query: str
+
+
+class RuleCount(TypedDict):
+    """`violations` is None where the rule cannot be asked here; `note` then says why."""
+
+    rule: str
+    severity: str
+    violations: int | None
+    note: str | None
+
+
+class Audit(TypedDict):
+    """`consistency_rate_pct`: the share of calls that break no critical or warning rule about calls, 0 to 100."""
+
+    total_calls: int
+    total_appointments: int
+    consistency_rate_pct: float
+    rules: list[RuleCount]
+
+
+def run(connection: Connection, own_rules: Path | None = None, app_timezone: str | None = None) -> Audit:
+    """Count in one snapshot. `app_timezone` is the zone of local timestamps where guard is not installed.
+
+    Raises GuardError if the database has no table public.calls.
+    """
+    with connection.transaction():
+        connection.execute("set transaction isolation level repeatable read read only")
+        if connection.execute("select to_regclass('public.calls'), to_regclass('public.appointments')").fetchone() in (
+            (None, None),
+        ):
+            raise GuardError(
+                "This database has neither public.calls nor public.appointments.",
+                fix="Name the booking database with --dsn, or let guard apply create the tables.",
+            )
+        if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
+            if app_timezone is not None:
+                connection.execute("select set_config('timezone', %s, true)", (app_timezone,))
+            rules = [_standalone(file) for file in ledger.read_files(own_rules) if "/checks/" in f"/{file.path}"]
+        else:
+            rules = _installed(connection)
+        counts = [_count(connection, rule) for rule in rules]
+        answered = {count["rule"] for count in counts if count["violations"] is not None}
+        return {
+            "total_calls": _rows(connection, "calls"),
+            "total_appointments": _rows(connection, "appointments"),
+            "consistency_rate_pct": _consistency_rate(connection, [r for r in rules if r.name in answered]),
+            "rules": sorted(counts, key=lambda c: (_SEVERITIES.index(c["severity"]), c["rule"])),
+        }
+
+
+def violations(audit: Audit) -> int:
+    """The number of violations of critical and warning rules."""
+    return sum(count["violations"] or 0 for count in audit["rules"] if count["severity"] != "info")
+
+
+def _installed(connection: Connection) -> list[Rule]:
+    rows = connection.execute(
+        "select r.rule, r.severity, r.entity_type, format('guard.%I', r.rule) from guard.rules as r order by r.rule"
+    ).fetchall()
+    return [Rule(*row) for row in rows]
+
+
+def _standalone(file: ledger.SqlFile) -> Rule:
+    """The rule of a file, its query rewritten to need nothing of guard's.
+
+    guard.instant(x) becomes timestamptz(x), with the session in the application's time zone; guard.period becomes the
+    range that it makes; guard.rules becomes one row with what the file registers.
+    """
+    registered = dict(re.findall(r"\bp_(\w+)\s*=>\s*'((?:[^']|'')*)'", file.text))
+    view = re.search(r"create or replace view .*?\bas\s+(select\b.*?);\s*$", file.text, re.DOTALL | re.MULTILINE)
+    if view is None or not {"rule", "severity", "entity_type"} <= registered.keys():
+        raise GuardError(f"{file.path} does not register a rule with a view.", fix="See CONTRIBUTING.md, Add a rule.")
+    row = sql.SQL(
+        "(select {rule}::text as rule, {severity}::text as severity, {grace}::interval as grace,"
+        " {window}::interval as detection_window)"
+    ).format(
+        rule=registered["rule"],
+        severity=registered["severity"],
+        grace=registered.get("grace", "0"),
+        window=registered.get("detection_window", "1 hour"),
+    )
+    query = view.group(1).replace("guard.instant(", "timestamptz(").replace("guard.rules", row.as_string())
+    query = re.sub(
+        r"guard\.period\(([^,()]+), ([^,()]+)\)", r"case when \1 < \2 then tstzrange(\1, \2) end", query
+    )
+    return Rule(registered["rule"], registered["severity"], registered["entity_type"], f"({query})")
+
+
+def _count(connection: Connection, rule: Rule) -> RuleCount:
+    count: RuleCount = {"rule": rule.name, "severity": rule.severity, "violations": None, "note": None}
+    try:
+        with connection.transaction():
+            count["violations"] = _number(connection, f"select count(*) from {rule.query} as v")
+    except (errors.UndefinedColumn, errors.UndefinedTable) as error:
+        count["note"] = f"cannot be asked here: {error.diag.message_primary}"
+    except errors.DatabaseError as error:
+        count["note"] = f"failed: {error.diag.message_primary}"
+    return count
+
+
+def _rows(connection: Connection, table: str) -> int:
+    if connection.execute("select to_regclass(%s)", (f"public.{table}",)).fetchone() == (None,):
+        return 0
+    return _number(connection, f"select count(*) from public.{table}")  # noqa: S608  # one of two constants
+
+
+def _consistency_rate(connection: Connection, rules: list[Rule]) -> float:
+    queries = [f"select entity_id from {r.query} as v" for r in rules if r.entity_type == "call" and r.severity != "info"]
+    total = _rows(connection, "calls")
+    if total == 0 or not queries:
+        return 100.0
+    wrong = _number(connection, f"select count(distinct entity_id) from ({' union all '.join(queries)}) as v")  # noqa: S608
+    return round(100 * (total - wrong) / total, 2)
+
+
+def _number(connection: Connection, query: str) -> int:
+    row = connection.execute(query.encode()).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,31 @@
+"""The `guard` command: it parses and prints, the logic is elsewhere."""
+
+from __future__ import annotations
+
+import click
+
+from guard.cli import rules, schema, server
+from guard.cli.base import GuardGroup, State
+
+
+@click.group(
+    cls=GuardGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit status: 0 fine, 1 guard failed, 2 violations or drift found.",
+)
+@click.option("--dsn", envvar="GUARD_DSN", metavar="DSN", help="The database, as a libpq connection string.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="booking-guard", prog_name="guard")
+@click.pass_context
+def main(context: click.Context, dsn: str | None, as_json: bool, debug: bool) -> None:
+    """Keep a booking database true.
+
+    Commands work on --dsn (or GUARD_DSN), else on the server that libpq's PG* variables name, else on the
+    embedded server that `guard up` starts.
+    """
+    context.obj = State(dsn=dsn, as_json=as_json, debug=debug)
+
+
+for command in (schema.apply, schema.rollback, rules.audit, server.up, server.down, server.status):
+    main.add_command(command)

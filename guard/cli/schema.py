@@ -1,0 +1,104 @@
+"""guard apply, plan, rollback, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from guard import database, install
+from guard.cli.base import State, json_option, pass_state
+
+own_rules_option = click.option(
+    "--rules",
+    "own_rules",
+    envvar="GUARD_RULES",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder of your own rules, in the form of sql/checks.  [env: GUARD_RULES]",
+)
+
+
+def _bar(state: State) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=state.err, transient=True
+    )
+
+
+@click.command()
+@own_rules_option
+@click.option("--app-timezone", metavar="ZONE", help="The zone of the application's local timestamps, e.g. Europe/Berlin.")
+@click.option("--prune", is_flag=True, help="Drop objects that no file provides any more.")
+@json_option
+@pass_state
+def apply(state: State, own_rules: Path | None, app_timezone: str | None, prune: bool) -> None:
+    """Install guard, or bring it up to date.
+
+    Safe on a live database: every lock is waited for briefly and tried again. Killed midway, run it again.
+
+    \b
+    Examples:
+      guard apply
+      guard --dsn postgresql://owner@db.example/booking apply --app-timezone Europe/Berlin
+    """
+    with install.exclusive(database.resolve_dsn(state.dsn)) as session, _bar(state) as bar:
+        task = bar.add_task("apply", total=None)
+        done = install.apply(
+            session,
+            lambda what, position, total: bar.update(task, description=what, completed=position, total=total),
+            own_rules=own_rules,
+            app_timezone=app_timezone,
+            prune=prune,
+        )
+    if state.as_json:
+        state.print_json({"done": done})
+    elif done:
+        for line in done:
+            state.out.print(line)
+    else:
+        state.out.print("Nothing to do: the database is as the files say.")
+
+
+@click.command()
+@click.option("--to", metavar="ID", help="Keep migrations up to and including this one.")
+@click.option("--all", "everything", is_flag=True, help="Remove guard from the database altogether.")
+@click.option(
+    "--export-to",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    default=".",
+    show_default=True,
+    help="With --all: the folder for the file that guard's rows are saved in first.",
+)
+@json_option
+@pass_state
+def rollback(state: State, to: str | None, everything: bool, export_to: Path) -> None:
+    """Undo the last apply, or more.
+
+    Objects get the text that they had before; migrations are rolled back. With --all the schema is as it was before
+    guard; the application's rows stay as they are, corrections included, and the values before them are saved to a
+    file first.
+
+    \b
+    Examples:
+      guard rollback
+      guard rollback --to 0007.rules-and-alerts
+      guard rollback --all
+    """
+    if to is not None and everything:
+        raise click.UsageError("--to and --all exclude each other.")
+    with install.exclusive(database.resolve_dsn(state.dsn)) as session, _bar(state) as bar:
+        exported = install.export(session.worker, export_to) if everything else None
+        if exported is not None:
+            state.err.print(f"Guard's rows, with the values before every correction, are saved in {exported}.")
+        task = bar.add_task("rollback", total=None)
+        done = install.rollback(
+            session,
+            lambda what, position, total: bar.update(task, description=what, completed=position, total=total),
+            to=to,
+            everything=everything,
+        )
+    if state.as_json:
+        state.print_json({"done": done, "export": exported})
+    else:
+        for line in done:
+            state.out.print(line)

@@ -1,0 +1,72 @@
+"""Every error guard itself raises, under one root.
+
+An error is one line that says what is wrong and a `fix` that says what to do. The docstring of a class is its
+default message. SQLSTATEs of guard's own class `ZG` are mapped to exceptions in `from_database` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import psycopg
+
+
+class GuardError(Exception):
+    """Guard could not do what was asked."""
+
+    default_fix = "Run the command again with --debug to see where it failed."
+
+    def __init__(self, message: str | None = None, *, fix: str | None = None) -> None:
+        self.message = message or inspect.cleandoc(self.__class__.__doc__ or "")
+        self.fix = fix or self.default_fix
+        super().__init__(self.message)
+
+
+class NoDatabaseError(GuardError):
+    """No database is named and the embedded server is not running."""
+
+    default_fix = "Start one with `guard up`, or name one with --dsn, GUARD_DSN or libpq's PG* variables."
+
+
+class ConnectionFailedError(GuardError):
+    """The database cannot be reached."""
+
+    default_fix = "Check the address, the credentials and that the server runs."
+
+
+class ServerError(GuardError):
+    """The embedded server could not be run."""
+
+
+class UnsuitableDatabaseError(GuardError):
+    """The database cannot be adopted as it is; nothing was changed."""
+
+
+class BusyError(GuardError):
+    """Another guard command is changing this database."""
+
+    default_fix = "Wait for it to finish, then run the command again."
+
+
+class LockTimeoutError(GuardError):
+    """A lock was not granted in time; what was done so far is kept."""
+
+    default_fix = "Run the same command again when the blocking query has ended: it resumes where it stopped."
+
+
+class RefusedError(GuardError):
+    """A rule at `enforce` refused the write."""
+
+
+def from_database(error: psycopg.Error) -> GuardError:
+    """Turn a database error into one line that carries no row data.
+
+    Only the primary message and the hint are kept: the DETAIL of a failed CHECK prints the whole row, phone numbers
+    included.
+    """
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return ConnectionFailedError(str(error).splitlines()[0] if str(error) else None)
+    diagnostics = error.diag
+    message = diagnostics.message_primary or str(error).splitlines()[0]
+    kind = RefusedError if (error.sqlstate or "").startswith("ZG1") else GuardError
+    return kind(f"{message} [{error.sqlstate}]", fix=diagnostics.message_hint)

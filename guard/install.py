@@ -1,0 +1,285 @@
+"""Apply and roll back: migrations first, then the ledger's files, then the constraints of tables that guard made.
+
+Every step is one transaction (a concurrent index build is one statement) and can be repeated: a process that is killed
+anywhere is followed by another that ends in the same catalog.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from psycopg import sql
+
+from guard import adoption, constraints, database, ledger, migrations
+from guard.database import Connection
+from guard.errors import BusyError, GuardError
+from guard.locks import retry_on_lock_timeout
+
+#: The key of the session advisory lock that every command which changes the catalog holds ("guard" in ASCII).
+ADVISORY_KEY = 0x6775617264
+
+#: Called before each step with its name, how many are done, and how many there are.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Session:
+    """The connections of a command that changes the catalog: one that works, one that watches who blocks it."""
+
+    dsn: str
+    worker: Connection
+    observer: Connection
+
+    def step(self, what: str, action: Callable[[], None]) -> None:
+        """Run `action` in one transaction of the worker, again and again until it gets its locks."""
+
+        def attempt() -> None:
+            with self.worker.transaction():
+                action()
+
+        retry_on_lock_timeout(attempt, what=what, worker=self.worker, observer=self.observer)
+
+
+@contextmanager
+def exclusive(dsn: str) -> Iterator[Session]:
+    """Hold guard's advisory lock for as long as the block runs. Raises BusyError if another command holds it."""
+    with database.connect(dsn) as observer, database.connect(dsn) as worker:
+        if observer.execute("select pg_try_advisory_lock(%s)", (ADVISORY_KEY,)).fetchone() != (True,):
+            holder = observer.execute(
+                """
+                select a.pid, a.usename
+                from pg_catalog.pg_locks as l
+                inner join pg_catalog.pg_stat_activity as a on l.pid = a.pid
+                where l.locktype = 'advisory' and l.granted
+                    and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+                    and (l.classid::bigint << 32) | l.objid::bigint = %s
+                """,
+                (ADVISORY_KEY,),
+            ).fetchone()
+            who = f" (pid {holder[0]}, user {holder[1]})" if holder else ""
+            raise BusyError(f"Another guard command is changing this database{who}.")
+        database.prepare_for_ddl(worker)
+        yield Session(dsn, worker, observer)
+
+
+def apply(
+    session: Session,
+    progress: Progress,
+    *,
+    own_rules: Path | None = None,
+    app_timezone: str | None = None,
+    prune: bool = False,
+) -> list[str]:
+    """Bring the database to the state that the files describe. Returns what was done, a line each.
+
+    Raises UnsuitableDatabaseError before the first change, LockTimeoutError where a lock was not to be had.
+    """
+    files = ledger.read_files(own_rules)
+    adoption.check(session.worker)
+    session.worker.execute("create schema if not exists guard")
+    done: list[str] = []
+    yoyo = migrations.Migrations(session.dsn, session.observer)
+    try:
+        todo = yoyo.pending()
+        repairs = [] if todo else yoyo.unfinished_indexes()
+        for position, migration in enumerate([*todo, *repairs]):
+            progress(f"migration {migration.id}", position, len(todo) + len(repairs) + len(files))
+            yoyo.apply(migration)
+            done.append(f"{'repaired' if migration in repairs else 'applied'} migration {migration.id}")
+        applied = yoyo.applied()
+    finally:
+        yoyo.close()
+
+    run = _Run(session.worker, applied[0].id, bool(todo))
+    difference = ledger.compare(session.worker, files)
+    stale = {*difference.drifted, *difference.missing}
+    again = [file for file in files if file in difference.pending or stale.intersection(file.provides)]
+    for position, file in enumerate(again):
+        progress(file.path, len(todo) + position, len(todo) + len(again))
+        session.step(file.path, lambda file=file: ledger.apply_file(session.worker, file, run.id))  # type: ignore[misc]
+        done.append(f"{'applied' if file in difference.pending else 'restored'} {file.path}")
+    if prune:
+        done += _prune(session, difference.orphaned, run)
+    for migration in applied:
+        session.worker.execute(
+            """
+            insert into guard.objects (kind, identity, path, checksum)
+            values ('migration', %s, %s, %s)
+            on conflict do nothing
+            """,
+            (migration.id, f"migrations/{migration.id}.sql", migrations.checksum(migration)),
+        )
+    if app_timezone is not None:
+        session.worker.execute("select guard.set_setting('app_timezone', %s)", (app_timezone,))
+        done.append(f"set app_timezone to {app_timezone}")
+    done += constraints.install_on_own_tables(session.worker, session.observer)
+    run.finish()
+    return done
+
+
+class _Run:
+    """The row of guard.apply_runs, written when there is something to record."""
+
+    def __init__(self, connection: Connection, last_migration: str, migrated: bool) -> None:
+        self._connection = connection
+        self._last_migration = last_migration
+        self._id: int | None = None
+        if migrated:
+            self._start()
+
+    @property
+    def id(self) -> int:
+        return self._id or self._start()
+
+    def _start(self) -> int:
+        row = self._connection.execute(
+            "insert into guard.apply_runs (version, last_migration) values (%s, %s) returning id",
+            (version("booking-guard"), self._last_migration),
+        ).fetchone()
+        assert row is not None  # noqa: S101  # INSERT ... RETURNING
+        self._id = int(row[0])
+        return self._id
+
+    def finish(self) -> None:
+        if self._id is not None:
+            self._connection.execute(
+                "update guard.apply_runs set finished_at = clock_timestamp() where id = %s", (self._id,)
+            )
+
+
+def _prune(session: Session, orphaned: list[ledger.SqlObject], run: _Run) -> list[str]:
+    done = []
+    known = ledger.entries(session.worker)
+    # a rule's constraint and view go before the functions that they use
+    order = ("trigger", "rule", "view", "function")
+    for obj in sorted(orphaned, key=lambda o: order.index(o.kind)):
+        if obj.kind == "rule":
+            constraints.remove(session.worker, session.observer, obj.identity)
+
+        def drop(obj: ledger.SqlObject = obj) -> None:
+            ledger.drop_object(session.worker, obj)
+            ledger.log(session.worker, run.id, known[obj].path, known[obj].checksum, None)
+
+        session.step(str(obj), drop)
+        done.append(f"dropped {obj}")
+    return done
+
+
+def rollback(session: Session, progress: Progress, *, to: str | None = None, everything: bool = False) -> list[str]:
+    """Undo the last apply, or all applies down to migration `to`, or everything. Returns what was done, a line each.
+
+    With `everything` the schema is as it was before guard: only what guard added is removed, and corrections stay.
+    Raises GuardError for an unknown migration and where there is nothing to undo.
+    """
+    worker = session.worker
+    if worker.execute("select to_regnamespace('guard')").fetchone() == (None,):
+        raise GuardError("Guard is not installed in this database.", fix="There is nothing to roll back.")
+    yoyo = migrations.Migrations(session.dsn, session.observer)
+    try:
+        applied = yoyo.applied()
+        ids = [migration.id for migration in applied]
+        if to is not None and to not in ids:
+            raise GuardError(f"Migration {to} is not applied here.", fix=f"Applied are: {', '.join(reversed(ids))}.")
+        done: list[str] = []
+        target_run, target_migration = (None, None) if everything else _target(worker, to)
+        undone = [m for m in applied if target_migration is None or m.id > target_migration]
+        if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
+            done += _restore_objects(session, progress, target_run)
+        for position, migration in enumerate(undone):
+            progress(f"migration {migration.id}", position, len(undone))
+            yoyo.rollback(migration)
+            done.append(f"rolled back migration {migration.id}")
+            if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
+                worker.execute("delete from guard.objects where kind = 'migration' and identity = %s", (migration.id,))
+    finally:
+        yoyo.close()
+    if everything:
+        session.step("schema guard", lambda: _execute(worker, "drop schema guard cascade"))
+        done.append("dropped schema guard")
+    elif worker.execute("select to_regclass('guard.apply_runs')").fetchone() != (None,):
+        worker.execute(
+            "update guard.apply_runs set undone_at = clock_timestamp() where undone_at is null and id > %s",
+            (target_run or 0,),
+        )
+    return done
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    connection.execute(statement.encode())
+
+
+def _target(connection: Connection, to: str | None) -> tuple[int | None, str | None]:
+    """The run whose objects are wanted (None: no objects), and the last migration to keep (None: none)."""
+    if connection.execute("select to_regclass('guard.apply_runs')").fetchone() == (None,):
+        return None, to
+    runs = connection.execute(
+        "select id, last_migration from guard.apply_runs where undone_at is null order by id desc"
+    ).fetchall()
+    if to is not None:
+        return next((run for run, last in runs if last <= to), None), to
+    if not runs:
+        raise GuardError("Every apply has been undone already.", fix="To remove guard, run guard rollback --all.")
+    if len(runs) == 1:
+        raise GuardError(
+            "There is only one apply to undo: that would remove guard.", fix="To remove guard, run guard rollback --all."
+        )
+    return runs[1][0], runs[1][1]
+
+
+def _restore_objects(session: Session, progress: Progress, run_id: int | None) -> list[str]:
+    """Bring every file's objects to the text that they had after a run; drop those that did not exist then."""
+    worker = session.worker
+    done = []
+    wanted = {} if run_id is None else ledger.texts_as_of(worker, run_id)
+    now = ledger.entries(worker)
+    kept = {o for file in wanted.values() for o in file.provides}
+    dropped = [o for o in now if o not in kept]
+    for rule in (o.identity for o in dropped if o.kind == "rule"):
+        constraints.remove(worker, session.observer, rule)
+    restored = [f for f in wanted.values() if any(o not in now or now[o].checksum != f.checksum for o in f.provides)]
+    for position, file in enumerate(restored):
+        progress(file.path, position, len(restored) + len(dropped))
+        session.step(file.path, lambda file=file: ledger.restore_file(worker, file))  # type: ignore[misc]
+        done.append(f"restored {file.path}")
+    order = ("trigger", "view", "rule", "function")
+    for position, obj in enumerate(sorted(dropped, key=lambda o: order.index(o.kind))):
+        progress(str(obj), len(restored) + position, len(restored) + len(dropped))
+        session.step(str(obj), lambda obj=obj: ledger.drop_object(worker, obj))  # type: ignore[misc]
+        done.append(f"dropped {obj}")
+    return done
+
+
+def export(connection: Connection, folder: Path) -> Path | None:
+    """Write every row of guard's own tables to a new file of JSON lines, readable by its owner alone.
+
+    Each line is {"table": name, "row": {...}}. Returns the file, or None if guard has no table here.
+    """
+    tables = connection.execute(
+        """
+        select c.relname
+        from pg_catalog.pg_class as c
+        where c.relnamespace = to_regnamespace('guard') and c.relkind in ('r', 'p') and not c.relispartition
+            and c.relname !~ '^_?yoyo'
+        order by c.relname
+        """
+    ).fetchall()
+    if not tables:
+        return None
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    path = folder / f"guard-export-{connection.info.dbname}-{moment}.jsonl"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file, connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("set transaction isolation level repeatable read read only")
+        for (table,) in tables:
+            for (row,) in cursor.stream(sql.SQL("select to_jsonb(t) from guard.{} as t").format(sql.Identifier(table))):
+                file.write(json.dumps({"table": table, "row": row}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return path

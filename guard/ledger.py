@@ -1,0 +1,242 @@
+"""The ledger of replaceable SQL objects: every file under sql/, applied when its text changes.
+
+A file declares what it makes in `-- provides: KIND IDENTITY` lines and is applied whole, in one transaction together
+with its ledger rows. The ledger keeps every text ever applied and a fingerprint of what the catalog then held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from psycopg import sql
+
+from guard import assets
+from guard.database import Connection
+from guard.errors import GuardError
+
+#: The folders under sql/, in the order in which they are applied; dropped in the reverse order.
+FOLDERS = ("functions", "checks", "triggers", "views")
+
+_PROVIDES = re.compile(r"^-- provides: (function|view|trigger|rule) (\S.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, order=True)
+class SqlObject:
+    """An object in the catalog. Identities: a regprocedure, a qualified view, `table trigger`, a rule's name."""
+
+    kind: str
+    identity: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.identity}"
+
+
+@dataclass(frozen=True)
+class SqlFile:
+    """One file of replaceable objects; `path` is relative to the project (`sql/checks/missing_direction.sql`)."""
+
+    path: str
+    text: str
+
+    @cached_property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @cached_property
+    def provides(self) -> tuple[SqlObject, ...]:
+        return tuple(SqlObject(kind, identity.strip()) for kind, identity in _PROVIDES.findall(self.text))
+
+
+def read_files(own_rules: Path | None = None) -> list[SqlFile]:
+    """All files in the order in which they are applied; `own_rules` is a folder of an operator's own rules.
+
+    Raises GuardError for a file without a `-- provides:` line and for an object that two files provide.
+    """
+    files = []
+    for folder in FOLDERS:
+        files += [_read(path, f"sql/{folder}/{path.name}") for path in sorted((assets.SQL / folder).glob("*.sql"))]
+        if folder == "checks" and own_rules is not None:
+            files += [_read(path, f"rules/{path.name}") for path in sorted(own_rules.glob("*.sql"))]
+    owners: dict[SqlObject, str] = {}
+    for file in files:
+        for provided in file.provides:
+            if provided in owners:
+                raise GuardError(
+                    f"{file.path} provides {provided}, and so does {owners[provided]}.", fix="Name one of them otherwise."
+                )
+            owners[provided] = file.path
+    return files
+
+
+def _read(path: Path, name: str) -> SqlFile:
+    file = SqlFile(name, path.read_text(encoding="utf-8"))
+    if not file.provides:
+        raise GuardError(
+            f"{name} does not say what it provides.", fix="Start it with lines such as `-- provides: rule my_rule`."
+        )
+    return file
+
+
+#: What the catalog holds for each object; null where the object does not exist.
+_FINGERPRINTS = """
+select o.kind, o.identity, md5(
+    case o.kind
+        when 'function' then (
+            select concat_ws(' ', pg_get_functiondef(p.oid), p.proowner::regrole, p.proacl)
+            from pg_catalog.pg_proc as p where p.oid = to_regprocedure(o.identity)
+        )
+        when 'view' then (
+            select concat_ws(' ', pg_get_viewdef(c.oid), c.relowner::regrole, c.reloptions, c.relacl)
+            from pg_catalog.pg_class as c where c.oid = to_regclass(o.identity) and c.relkind = 'v'
+        )
+        when 'trigger' then (
+            select concat_ws(' ', pg_get_triggerdef(t.oid), t.tgenabled)
+            from pg_catalog.pg_trigger as t
+            where t.tgrelid = to_regclass(split_part(o.identity, ' ', 1)) and t.tgname = split_part(o.identity, ' ', 2)
+        )
+        when 'rule' then (
+            select concat_ws(
+                ' ', r.rule, r.severity, r.entity_type, r.errcode, r.description, r.repair, r.runbook, r.repairable,
+                r.enforceable, r.constraint_kind, r.constraint_definition, r.probe
+            )
+            from guard.rules as r where r.rule = o.identity
+        )
+    end
+)
+from unnest(%s::text[], %s::text[]) as o (kind, identity)
+"""
+
+
+def fingerprints(connection: Connection, objects: Iterable[SqlObject]) -> dict[SqlObject, str | None]:
+    """What the catalog holds now, as a digest for each object; None for an object that is not there."""
+    wanted = list(objects)
+    with connection.transaction():
+        # definitions are printed relative to the search_path
+        connection.execute("set local search_path = ''")
+        rows = connection.execute(
+            _FINGERPRINTS, ([o.kind for o in wanted], [o.identity for o in wanted])
+        ).fetchall()
+    return {SqlObject(kind, identity): digest for kind, identity, digest in rows}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger knows of one object."""
+
+    path: str
+    checksum: str
+    fingerprint: str | None
+
+
+def entries(connection: Connection) -> dict[SqlObject, Entry]:
+    """The ledger's objects; empty where guard is not installed."""
+    if connection.execute("select to_regclass('guard.objects')").fetchone() == (None,):
+        return {}
+    rows = connection.execute(
+        "select kind, identity, path, checksum, fingerprint from guard.objects where kind <> 'migration'"
+    ).fetchall()
+    return {SqlObject(kind, identity): Entry(*rest) for kind, identity, *rest in rows}
+
+
+@dataclass
+class Difference:
+    """How the files, the ledger and the catalog differ; empty lists when they agree."""
+
+    pending: list[SqlFile]
+    drifted: list[SqlObject]
+    missing: list[SqlObject]
+    orphaned: list[SqlObject]
+
+
+def compare(connection: Connection, files: list[SqlFile]) -> Difference:
+    """Tell pending (file is not ledger) from drifted and missing (ledger is not catalog) and orphaned (no file)."""
+    ledger = entries(connection)
+    provided = {o for file in files for o in file.provides}
+    pending = [
+        file for file in files if any(o not in ledger or ledger[o].checksum != file.checksum for o in file.provides)
+    ]
+    found = fingerprints(connection, ledger) if ledger else {}
+    return Difference(
+        pending=pending,
+        drifted=[o for o, e in ledger.items() if found[o] is not None and found[o] != e.fingerprint],
+        missing=[o for o in ledger if found[o] is None],
+        orphaned=[o for o in ledger if o not in provided],
+    )
+
+
+def apply_file(connection: Connection, file: SqlFile, run_id: int) -> None:
+    """Apply one file and log its text, in the caller's transaction. Objects that it no longer provides are dropped."""
+    restore_file(connection, file)
+    log(connection, run_id, file.path, file.checksum, file.text)
+
+
+def restore_file(connection: Connection, file: SqlFile) -> None:
+    """Apply a file whose text the log holds already, in the caller's transaction."""
+    before = [o for o, entry in entries(connection).items() if entry.path == file.path and o not in file.provides]
+    for obsolete in reversed(before):
+        drop_object(connection, obsolete)
+    # guard's objects belong to guard_owner; a function may call one that a later file brings
+    connection.execute("set local role guard_owner")
+    connection.execute("set local check_function_bodies = off")
+    connection.execute(file.text.encode())
+    connection.execute("reset role")
+    found = fingerprints(connection, file.provides)
+    for provided in file.provides:
+        if found[provided] is None:
+            raise GuardError(f"{file.path} says that it provides {provided}, and does not.", fix="Correct the file.")
+        connection.execute(
+            """
+            insert into guard.objects (kind, identity, path, checksum, fingerprint)
+            values (%s, %s, %s, %s, %s)
+            on conflict (kind, identity) do update
+            set path = excluded.path, checksum = excluded.checksum, fingerprint = excluded.fingerprint,
+                applied_at = clock_timestamp()
+            """,
+            (provided.kind, provided.identity, file.path, file.checksum, found[provided]),
+        )
+
+
+def log(connection: Connection, run_id: int, path: str, checksum: str, body: str | None) -> None:
+    """Keep the text that was applied; no text says that the file's objects were dropped."""
+    connection.execute(
+        "insert into guard.object_log (run_id, path, checksum, body) values (%s, %s, %s, %s)",
+        (run_id, path, checksum, body),
+    )
+
+
+def drop_object(connection: Connection, obj: SqlObject) -> None:
+    """Drop an object, if it is there, and its ledger row, in the caller's transaction."""
+    match obj.kind:
+        case "function":
+            connection.execute(b"drop function if exists " + obj.identity.encode())
+        case "view":
+            connection.execute(b"drop view if exists " + obj.identity.encode())
+        case "trigger":
+            table, name = obj.identity.split(" ")
+            if connection.execute("select to_regclass(%s)", (table,)).fetchone() != (None,):
+                connection.execute(
+                    sql.SQL("drop trigger if exists {} on {}").format(sql.Identifier(name), sql.Identifier(*table.split(".")))
+                )
+        case _:
+            connection.execute("delete from guard.rules where rule = %s", (obj.identity,))
+    connection.execute("delete from guard.objects where kind = %s and identity = %s", (obj.kind, obj.identity))
+
+
+def texts_as_of(connection: Connection, run_id: int) -> dict[str, SqlFile]:
+    """The text that each file had after a run, leaving out what was undone since."""
+    rows = connection.execute(
+        """
+        select distinct on (l.path) l.path, l.body
+        from guard.object_log as l
+        inner join guard.apply_runs as r on l.run_id = r.id
+        where l.run_id <= %s and r.undone_at is null
+        order by l.path, l.id desc
+        """,
+        (run_id,),
+    ).fetchall()
+    return {path: SqlFile(path, body) for path, body in rows if body is not None}

@@ -1,0 +1,98 @@
+"""Short waits for locks: a statement that cannot have its lock at once gives up, lets writers pass, and tries again.
+
+A writer that queues behind a waiting ALTER TABLE stands still as long as the ALTER waits; with a short lock_timeout
+and a retry it stands still for a moment.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from psycopg import errors
+
+from guard.database import LOCK_TIMEOUT_MS, Connection
+from guard.errors import LockTimeoutError
+
+T = TypeVar("T")
+
+#: How long a concurrent index build waits for older transactions: nobody queues behind it.
+CONCURRENT_TIMEOUT_MS = 60_000
+ATTEMPTS = 12
+FIRST_DELAY_SECONDS = 0.1
+LONGEST_DELAY_SECONDS = 3.0
+
+_LONG_NUMBER = re.compile(r"\+?\d{5,}")
+
+
+def delays() -> Iterator[float]:
+    """Seconds to wait before each further attempt: doubling, capped, with up to half as much again at random."""
+    for attempt in range(ATTEMPTS - 1):
+        delay = min(FIRST_DELAY_SECONDS * 2**attempt, LONGEST_DELAY_SECONDS)
+        yield delay * (1 + random.random() / 2)  # noqa: S311  # spreads retries, protects nothing
+
+
+def retry_on_lock_timeout(action: Callable[[], T], *, what: str, worker: Connection, observer: Connection) -> T:
+    """Run `action` (which works on `worker`) until it gets its locks; `observer` sees who blocks it.
+
+    Only SQLSTATE 55P03 is retried. Raises LockTimeoutError, naming the blocking query, when the attempts are used up.
+    """
+    waits = delays()
+    while True:
+        blockers: list[str] = []
+        try:
+            with _watch_blockers(worker.info.backend_pid, observer, blockers):
+                return action()
+        except errors.LockNotAvailable:
+            wait = next(waits, None)
+            if wait is None:
+                holder = "; ".join(blockers) or "a session that has ended meanwhile"
+                raise LockTimeoutError(f"{what}: no lock after {ATTEMPTS} attempts. Blocked by {holder}.") from None
+            time.sleep(wait)
+
+
+@contextmanager
+def _watch_blockers(pid: int, observer: Connection, blockers: list[str]) -> Iterator[None]:
+    """Note, while the block runs, which sessions the backend `pid` waits for."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOCK_TIMEOUT_MS / 4000):
+            if found := blocking_sessions(observer, pid):
+                blockers[:] = found
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def blocking_sessions(observer: Connection, pid: int) -> list[str]:
+    """One line for each session that the backend `pid` waits for: pid, user, age, state, query.
+
+    Long numbers in the query are masked: it may hold a phone number.
+    """
+    rows = observer.execute(
+        """
+        select
+            a.pid, a.usename, a.state,
+            extract(epoch from clock_timestamp() - a.xact_start)::integer,
+            left(regexp_replace(a.query, '\\s+', ' ', 'g'), 160)
+        from pg_catalog.pg_stat_activity as a
+        where a.pid = any(pg_catalog.pg_blocking_pids(%s))
+        order by a.xact_start
+        """,
+        (pid,),
+    ).fetchall()
+    return [
+        f"pid {blocker} ({user}, {state}, transaction open for {age} s): {_LONG_NUMBER.sub('***', query)}"
+        for blocker, user, state, age, query in rows
+    ]

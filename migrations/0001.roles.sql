@@ -1,0 +1,51 @@
+-- The five roles, and the record of what guard itself added to this database.
+-- The schema guard exists already: the migration tool keeps its own tables in it.
+create table if not exists guard.provenance (
+    kind text not null check (kind in ('role', 'extension', 'table', 'column')),
+    relation text not null,
+    name text not null default '',
+    added_at timestamptz not null default now(),
+    primary key (kind, relation, name)
+);
+
+-- Roles belong to the whole cluster: another database may have made them already.
+insert into guard.provenance (kind, relation)
+select 'role', wanted.rolname
+from unnest(array['guard_owner', 'guard_app', 'guard_operator', 'guard_reader', 'guard_monitor']) as wanted (rolname)
+where not exists (select from pg_catalog.pg_roles as r where r.rolname = wanted.rolname)
+on conflict do nothing;
+
+do $$
+declare
+    v_role text;
+begin
+    for v_role in
+        select p.relation
+        from guard.provenance as p
+        where p.kind = 'role' and not exists (select from pg_catalog.pg_roles as r where r.rolname = p.relation)
+    loop
+        execute format('create role %I nologin', v_role);
+    end loop;
+    -- Guard's functions must see every row also where the application uses row-level security.
+    if (select r.rolsuper from pg_catalog.pg_roles as r where r.rolname = current_user) then
+        alter role guard_owner bypassrls;
+    elsif not pg_has_role(current_user, 'guard_owner', 'member') then
+        execute format('grant guard_owner to %I', current_user);
+    end if;
+end
+$$;
+
+alter schema guard owner to guard_owner;
+
+alter table guard.provenance owner to guard_owner;
+
+-- Nobody may execute a function of guard's unless its file grants it.
+alter default privileges for role guard_owner revoke execute on functions from public;
+
+grant usage on schema guard to guard_app, guard_operator, guard_reader, guard_monitor;
+
+comment on schema guard is
+'Keeps the booking tables true: rules, alerts, queues, and the functions that applications call.';
+
+comment on table guard.provenance is
+'What guard itself added to this database and cluster, so that a rollback removes exactly that.';

@@ -1,0 +1,2 @@
+drop function guard.period(timestamp, timestamp);
+drop function guard.period(timestamptz, timestamptz);

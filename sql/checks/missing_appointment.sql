@@ -1,0 +1,41 @@
+-- provides: view guard.missing_appointment
+-- provides: rule missing_appointment
+--
+-- The phantom booking: the call says that an appointment was made, and none exists once the grace has passed.
+-- A constraint cannot say this of two tables: at enforce a deferred trigger checks it at COMMIT.
+
+create or replace view guard.missing_appointment
+with (security_invoker = true)
+as
+select
+    r.rule,
+    r.severity,
+    'call' as entity_type,
+    c.id as entity_id,
+    c.company_id,
+    guard.instant(greatest(c.created_at, c.updated_at)) as occurred_at,
+    jsonb_build_object(
+        'session_outcome', c.session_outcome,
+        'appointment_link_status', c.appointment_link_status,
+        'booking_id', c.booking_id
+    ) as details
+from public.calls as c
+inner join guard.rules as r on r.rule = 'missing_appointment'
+where
+    c.appointment_made
+    and not exists (select from public.appointments as a where a.call_id = c.id)
+    and coalesce(guard.instant(greatest(c.created_at, c.updated_at)) < now() - r.grace, true);
+
+select guard.register_rule(
+    p_rule => 'missing_appointment',
+    p_severity => 'critical',
+    p_entity_type => 'call',
+    p_errcode => 'ZG103',
+    p_description => 'appointment_made is true, but the call has no appointment',
+    p_repair => 'linked if the evidence is there, else the flags are rolled back and a person is asked',
+    p_runbook => 'Write the appointment in the transaction that claims it.',
+    p_repairable => true,
+    p_grace => '3 seconds',
+    p_probe => $$update public.calls
+    set appointment_made = true, session_outcome = 'appointment_booked', updated_at = created_at where id = $1$$
+);

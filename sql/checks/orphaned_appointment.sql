@@ -1,0 +1,41 @@
+-- provides: view guard.orphaned_appointment
+-- provides: rule orphaned_appointment
+--
+-- An appointment that came from a call, and the call is not known.
+
+create or replace view guard.orphaned_appointment
+with (security_invoker = true)
+as
+select
+    r.rule,
+    r.severity,
+    'appointment' as entity_type,
+    a.id as entity_id,
+    a.company_id,
+    guard.instant(greatest(a.created_at, a.updated_at)) as occurred_at,
+    jsonb_build_object('call_id', a.call_id, 'booking_id', a.calcom_v2_booking_id) as details
+from public.appointments as a
+inner join guard.rules as r on r.rule = 'orphaned_appointment'
+where
+    a.source = 'retell_webhook'
+    and not exists (select from public.calls as c where c.id = a.call_id);
+
+select guard.register_rule(
+    p_rule => 'orphaned_appointment',
+    p_severity => 'warning',
+    p_entity_type => 'appointment',
+    p_errcode => 'ZG105',
+    p_description => 'the appointment came from a call, but call_id names none',
+    p_repair => 'linked to the one call of its company that knows its booking id, else a person is asked',
+    p_runbook => 'Write call_id with the appointment, and delete a call only after its appointments.',
+    p_repairable => true,
+    p_constraint_kind => 'check',
+    p_constraint_definition =>
+    $$check (
+        source is distinct from 'retell_webhook'
+        or call_id is not null
+        or guard_corrections @> '[{"rule": "orphaned_appointment"}]'
+    )$$,
+    p_probe => $$insert into public.appointments (id, company_id, source, calcom_v2_booking_id)
+    values ($2, $3, 'retell_webhook', 'guard-probe')$$
+);

@@ -1,0 +1,46 @@
+-- provides: view guard.overlapping_appointment
+-- provides: rule overlapping_appointment
+--
+-- One staff member, two active appointments at one time; the one that was made later counts.
+
+create or replace view guard.overlapping_appointment
+with (security_invoker = true)
+as
+select
+    r.rule,
+    r.severity,
+    'appointment' as entity_type,
+    a.id as entity_id,
+    a.company_id,
+    guard.instant(greatest(a.created_at, a.updated_at)) as occurred_at,
+    jsonb_build_object('staff_id', a.staff_id, 'starts_at', a.starts_at, 'ends_at', a.ends_at) as details
+from public.appointments as a
+inner join guard.rules as r on r.rule = 'overlapping_appointment'
+where
+    a.status not in ('cancelled', 'rejected', 'rescheduled', 'no_show')
+    and exists (
+        select from public.appointments as earlier
+        where
+            earlier.staff_id = a.staff_id
+            and guard.period(earlier.starts_at, earlier.ends_at) && guard.period(a.starts_at, a.ends_at)
+            and earlier.status not in ('cancelled', 'rejected', 'rescheduled', 'no_show')
+            and earlier.id < a.id
+    );
+
+select guard.register_rule(
+    p_rule => 'overlapping_appointment',
+    p_severity => 'critical',
+    p_entity_type => 'appointment',
+    p_errcode => 'ZG111',
+    p_description => 'the staff member already has an active appointment at this time',
+    p_repair => 'none: a person moves or cancels one of the two',
+    p_runbook => 'Take only a free slot of the staff member.',
+    p_repairable => false,
+    p_constraint_kind => 'exclude',
+    p_constraint_definition =>
+    $$exclude using gist (staff_id with =, guard.period(starts_at, ends_at) with &&)
+    where (status not in ('cancelled', 'rejected', 'rescheduled', 'no_show'))$$,
+    p_probe => $$insert into public.appointments (id, company_id, staff_id, starts_at, ends_at)
+    select i.id, $3, $6, timestamp '2000-01-01 09:00', timestamp '2000-01-01 09:30'
+    from (values ($2 - 1), ($2)) as i (id)$$
+);

@@ -1,0 +1,36 @@
+-- provides: view guard.recent_creation_failure
+-- provides: rule recent_creation_failure
+--
+-- A booking failed within the detection window. It is a fact, not a contradiction: nothing is repaired or refused.
+
+create or replace view guard.recent_creation_failure
+with (security_invoker = true)
+as
+select
+    r.rule,
+    r.severity,
+    'call' as entity_type,
+    c.id as entity_id,
+    c.company_id,
+    guard.instant(greatest(c.created_at, c.updated_at)) as occurred_at,
+    jsonb_build_object('session_outcome', c.session_outcome) as details
+from public.calls as c
+inner join guard.rules as r on r.rule = 'recent_creation_failure'
+where
+    c.session_outcome in ('creation_failed', 'booking_failed')
+    and guard.instant(greatest(c.created_at, c.updated_at)) >= now() - r.detection_window;
+
+select guard.register_rule(
+    p_rule => 'recent_creation_failure',
+    p_severity => 'info',
+    p_entity_type => 'call',
+    p_errcode => 'ZG108',
+    p_description => 'a booking failed within the detection window',
+    p_repair => 'none: it is a fact',
+    p_runbook => 'Look at the calendar''s state and at the review queue.',
+    p_repairable => false,
+    p_enforceable => false,
+    p_detection_window => '1 hour',
+    p_probe =>
+    $$update public.calls set session_outcome = 'creation_failed', updated_at = now() where id = $1$$
+);

@@ -1,0 +1,32 @@
+-- provides: view guard.tenant_mismatch
+-- provides: rule tenant_mismatch
+--
+-- An appointment and its call belong to different companies: one company sees another's booking.
+
+create or replace view guard.tenant_mismatch
+with (security_invoker = true)
+as
+select
+    r.rule,
+    r.severity,
+    'appointment' as entity_type,
+    a.id as entity_id,
+    a.company_id,
+    guard.instant(greatest(a.created_at, a.updated_at)) as occurred_at,
+    jsonb_build_object('call_id', c.id, 'call_company_id', c.company_id) as details
+from public.appointments as a
+inner join public.calls as c on a.call_id = c.id
+inner join guard.rules as r on r.rule = 'tenant_mismatch'
+where a.company_id is distinct from c.company_id;
+
+select guard.register_rule(
+    p_rule => 'tenant_mismatch',
+    p_severity => 'critical',
+    p_entity_type => 'appointment',
+    p_errcode => 'ZG109',
+    p_description => 'the appointment and its call belong to different companies',
+    p_repair => 'none: a person decides which company is right',
+    p_runbook => 'Write an appointment only with the company of its call.',
+    p_repairable => false,
+    p_probe => 'insert into public.appointments (id, company_id, call_id) values ($2, $5, $1)'
+);

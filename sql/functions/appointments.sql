@@ -1,0 +1,181 @@
+-- provides: function guard.follow_pct()
+-- provides: function guard.calls_follow(bigint[])
+-- provides: function guard.record_link_status(bigint[])
+-- provides: function guard.judge_appointments(bigint[], bigint[], bigint[], bigint[])
+--
+-- What the triggers on appointments share. Called by them alone, as guard_owner.
+
+-- Flags follow the appointments where inconsistent_link_status stands at correct (its rollout) or at enforce (all:
+-- outside the rollout of enforce a rule corrects). Where the registry cannot be read nothing follows, and the fault
+-- is counted.
+create or replace function guard.follow_pct()
+returns integer
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+declare
+    v_pct integer;
+begin
+    select case r.mode when 'enforce' then 100 when 'correct' then r.rollout_pct else 0 end into v_pct
+    from guard.rules as r
+    where r.rule = 'inconsistent_link_status';
+    return coalesce(v_pct, 0);
+exception
+    when others then
+        perform guard.note_fault('follow_pct', sqlstate, sqlerrm);
+        return 0;
+end
+$$;
+
+comment on function guard.follow_pct() is 'The percentage of calls whose flags follow their appointments.';
+
+-- Calls that lost an appointment, and possibly gained another. Locks them in the order of their ids, then judges in a
+-- new statement, and writes every one: see sql/triggers/appointments.sql.
+create or replace function guard.calls_follow(p_calls bigint[])
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+set timezone = 'UTC'
+as $$
+declare
+    v_follow_pct constant integer := guard.follow_pct();
+begin
+    if p_calls = '{}' then
+        return;
+    end if;
+    if v_follow_pct > 0 then
+        perform from public.calls as c
+        where c.id = any(p_calls) and (v_follow_pct = 100 or guard.in_rollout(c.id, v_follow_pct))
+        order by c.id
+        for no key update;
+
+        perform set_config('timezone', guard.setting('app_timezone'), true), set_config('guard.writer', 'guard', true);
+        -- an outcome that is overwritten is marked; booked to removed needs no mark, it says itself what was there
+        update public.calls as c
+        set
+            appointment_made = truth.booked,
+            session_outcome = case
+                when truth.booked then 'appointment_booked'
+                when c.session_outcome = 'appointment_booked' then 'appointment_removed'
+                else c.session_outcome
+            end,
+            appointment_link_status = case when truth.booked then 'linked' else 'unlinked' end,
+            appointment_linked_at = case
+                when truth.booked and c.appointment_link_status = 'linked'
+                    then coalesce(c.appointment_linked_at, now())
+                when truth.booked then now()
+            end,
+            guard_corrections = case
+                when truth.booked and c.session_outcome <> 'appointment_booked' then guard.mark(
+                    null, 'inconsistent_link_status', 'correct',
+                    'session_outcome', to_jsonb(c.session_outcome), to_jsonb(text 'appointment_booked')
+                )
+            end,
+            updated_at = now()
+        from (
+            select
+                k.call_id,
+                exists (select from public.appointments as a where a.call_id = k.call_id) as booked
+            from unnest(p_calls) as k (call_id)
+        ) as truth
+        where c.id = truth.call_id and (v_follow_pct = 100 or guard.in_rollout(c.id, v_follow_pct));
+        perform set_config('guard.writer', '', true);
+    end if;
+    if v_follow_pct < 100 then
+        perform guard.record_link_status(p_calls);
+    end if;
+end
+$$;
+
+comment on function guard.calls_follow(bigint[]) is
+'Bring the flags of calls in line with the appointments that they have after losing or moving some.';
+
+-- Calls outside the rollout, or all of them at observe: those that no longer say what their appointments say.
+create or replace function guard.record_link_status(p_calls bigint[])
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+declare
+    v_calls bigint[] := array(
+        select c.id
+        from public.calls as c
+        where
+            c.id = any(p_calls)
+            and guard.mode_for('inconsistent_link_status', c.id) = 'observe'
+            and exists (select from public.appointments as a where a.call_id = c.id)
+            is distinct from (coalesce(c.appointment_link_status = 'linked', false) and c.appointment_made is true)
+    );
+begin
+    if v_calls <> '{}' then
+        perform guard.record_violations('inconsistent_link_status', v_calls, v_calls);
+    end if;
+exception
+    when others then
+        perform guard.note_fault('record_link_status', sqlstate, sqlerrm);
+end
+$$;
+
+comment on function guard.record_link_status(bigint[]) is
+'Record which of these calls do not follow their appointments.';
+
+-- The rules that compare an appointment with other rows, over the appointments that a statement may have broken them
+-- with: p_foreign (company or call not as it should be), p_marked, p_booked (booking id written), p_planned (staff or
+-- time written). Each rule's view decides. Refuses at enforce, else records.
+create or replace function guard.judge_appointments(
+    p_foreign bigint[], p_marked bigint[], p_booked bigint[], p_planned bigint[]
+)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+declare
+    v_found record;
+    v_marked jsonb;
+begin
+    if p_marked <> '{}' then
+        select jsonb_agg(jsonb_build_object('id', a.id, 'company_id', a.company_id, 'marks', a.guard_corrections))
+        into v_marked
+        from public.appointments as a
+        where a.id = any(p_marked);
+        perform guard.record_corrections('appointment', v_marked);
+    end if;
+    if p_foreign = '{}' and coalesce(p_booked, '{}') = '{}' and coalesce(p_planned, '{}') = '{}' then
+        return;
+    end if;
+    for v_found in
+        select v.rule, array_agg(v.entity_id) as ids, array_agg(coalesce(a.call_id, a.id)) as keys
+        from (
+            select t.rule, t.entity_id from guard.tenant_mismatch as t where t.entity_id = any(p_foreign)
+            union all
+            select o.rule, o.entity_id from guard.orphaned_appointment as o where o.entity_id = any(p_foreign)
+            union all
+            select d.rule, d.entity_id from guard.duplicate_booking as d where d.entity_id = any(p_booked)
+            union all
+            select l.rule, l.entity_id from guard.overlapping_appointment as l where l.entity_id = any(p_planned)
+        ) as v
+        inner join public.appointments as a on v.entity_id = a.id
+        group by v.rule
+    loop
+        perform guard.record_violations(v_found.rule, v_found.ids, v_found.keys);
+    end loop;
+exception
+    when others then
+        -- a refusal, and a correction that could not be recorded, must fail the write; a fault of guard's must not
+        if sqlstate like 'ZG1%' or v_marked @? '$[*].marks[*] ? (@.mode == "correct")' then
+            raise;
+        end if;
+        perform guard.note_fault('judge_appointments', sqlstate, sqlerrm);
+end
+$$;
+
+comment on function guard.judge_appointments(bigint[], bigint[], bigint[], bigint[]) is
+'Refuse or record the appointments of a statement that break a rule about other rows.';

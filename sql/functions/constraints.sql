@@ -1,0 +1,110 @@
+-- provides: function guard.constraint_state(text)
+-- provides: function guard.constraint_statements(text, boolean)
+-- provides: function guard.index_in_force(text)
+--
+-- The table constraint of a rule is named guard_<rule>. It stands on the application's own table, so the table's
+-- owner runs the statements, each in a transaction of its own: a function cannot.
+
+-- absent, invalid (a build that was cut short), unvalidated, or in force; null for a rule that has none.
+create or replace function guard.constraint_state(p_rule text)
+returns text
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+    select case r.constraint_kind
+        when 'unique' then coalesce(
+            (
+                select case when i.indisvalid then 'in force' else 'invalid' end
+                from pg_catalog.pg_index as i
+                where i.indexrelid = to_regclass('public.guard_' || r.rule)
+            ),
+            'absent'
+        )
+        when 'check' then coalesce(
+            (
+                select case when c.convalidated then 'in force' else 'unvalidated' end
+                from pg_catalog.pg_constraint as c
+                where c.conrelid = to_regclass('public.' || r.entity_type || 's') and c.conname = 'guard_' || r.rule
+            ),
+            'absent'
+        )
+        when 'exclude' then case
+            when exists (
+                select from pg_catalog.pg_constraint as c
+                where c.conrelid = to_regclass('public.' || r.entity_type || 's') and c.conname = 'guard_' || r.rule
+            ) then 'in force'
+            else 'absent'
+        end
+    end
+    from guard.rules as r
+    where r.rule = p_rule
+$$;
+
+comment on function guard.constraint_state(text) is
+'Whether the table constraint of a rule is absent, invalid, unvalidated or in force; null if it has none.';
+
+grant execute on function guard.constraint_state(text) to guard_operator, guard_monitor;
+
+-- The statements that are still to be run, in order, to bring the constraint in force or to remove it.
+create or replace function guard.constraint_statements(p_rule text, p_wanted boolean)
+returns table (step integer, statement text)
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+    with rule as (
+        select
+            r.constraint_kind as kind,
+            r.constraint_definition as definition,
+            guard.constraint_state(r.rule) as state,
+            quote_ident('guard_' || r.rule) as name,
+            'public.' || quote_ident(r.entity_type || 's') as relation
+        from guard.rules as r
+        where r.rule = p_rule
+    )
+    select s.step, s.statement
+    from rule as r
+    cross join lateral (
+        values
+        (1, p_wanted and r.kind = 'unique' and r.state = 'invalid',
+            format('drop index concurrently public.%s', r.name)),
+        (2, p_wanted and r.kind = 'unique' and r.state <> 'in force',
+            format('create unique index concurrently %s on %s %s', r.name, r.relation, r.definition)),
+        (3, p_wanted and r.kind = 'exclude' and r.state = 'absent',
+            format('alter table %s add constraint %s %s', r.relation, r.name, r.definition)),
+        (4, p_wanted and r.kind = 'check' and r.state = 'absent',
+            format('alter table %s add constraint %s %s not valid', r.relation, r.name, r.definition)),
+        (5, p_wanted and r.kind = 'check' and r.state <> 'in force',
+            format('alter table %s validate constraint %s', r.relation, r.name)),
+        (6, not p_wanted and r.kind = 'unique' and r.state <> 'absent',
+            format('drop index concurrently public.%s', r.name)),
+        (7, not p_wanted and r.kind in ('check', 'exclude') and r.state <> 'absent',
+            format('alter table %s drop constraint %s', r.relation, r.name))
+    ) as s (step, needed, statement)
+    where s.needed
+    order by s.step
+$$;
+
+comment on function guard.constraint_statements(text, boolean) is
+'What is still to be run, statement by statement, to install or to remove the constraint of a rule.';
+
+grant execute on function guard.constraint_statements(text, boolean) to guard_operator;
+
+-- A unique index or exclusion constraint in force: the trigger need not look for what cannot be.
+create or replace function guard.index_in_force(p_rule text)
+returns boolean
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+    select exists (
+        select from pg_catalog.pg_index as i
+        where i.indexrelid = to_regclass('public.guard_' || p_rule) and i.indisvalid
+    )
+$$;
+
+comment on function guard.index_in_force(text) is 'Whether a valid index makes violations of the rule impossible.';

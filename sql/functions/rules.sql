@@ -1,0 +1,120 @@
+-- provides: function guard.register_rule(text, text, text, text, text, text, text, boolean, boolean, interval, interval, text, text, text)
+-- provides: function guard.set_rule(text, text, integer)
+--
+-- The registry. A rule's file under sql/checks registers it; an operator moves it up and down the ladder.
+
+-- Registers or updates a rule. What an operator may have changed (mode, rollout, grace, window, throttle) is kept.
+-- A new rule starts at correct on a table that guard made, at observe on a table that it found.
+create or replace function guard.register_rule(
+    p_rule text,
+    p_severity text,
+    p_entity_type text,
+    p_errcode text,
+    p_description text,
+    p_repair text,
+    p_runbook text,
+    p_repairable boolean,
+    p_enforceable boolean = true,
+    p_grace interval = '0',
+    p_detection_window interval = '1 hour',
+    p_constraint_kind text = null,
+    p_constraint_definition text = null,
+    p_probe text = null
+)
+returns void
+language sql
+volatile
+security invoker
+set search_path = ''
+as $$
+    insert into guard.rules (
+        rule, severity, entity_type, mode, errcode, description, repair, runbook, repairable, enforceable, grace,
+        detection_window, constraint_kind, constraint_definition, probe
+    )
+    values (
+        p_rule, p_severity, p_entity_type,
+        case
+            when exists (
+                select from guard.provenance as p
+                where p.kind = 'table' and p.relation = 'public.' || p_entity_type || 's'
+            ) then 'correct'
+            else 'observe'
+        end,
+        p_errcode, p_description, p_repair, p_runbook, p_repairable, p_enforceable, p_grace,
+        p_detection_window, p_constraint_kind, p_constraint_definition, p_probe
+    )
+    on conflict (rule) do update set
+        severity = excluded.severity,
+        entity_type = excluded.entity_type,
+        errcode = excluded.errcode,
+        description = excluded.description,
+        repair = excluded.repair,
+        runbook = excluded.runbook,
+        repairable = excluded.repairable,
+        enforceable = excluded.enforceable,
+        constraint_kind = excluded.constraint_kind,
+        constraint_definition = excluded.constraint_definition,
+        probe = excluded.probe,
+        updated_at = now()
+$$;
+
+comment on function guard.register_rule(
+    text, text, text, text, text, text, text, boolean, boolean, interval, interval, text, text, text
+) is 'Register a rule, or bring its registration up to date; keeps what an operator has set.';
+
+-- Locks: the rule's row. Writers do not wait for it; they see the new mode with their next statement.
+-- Raises ZG010 (no such rule), ZG011 (no such mode), ZG012 (percentage), ZG013 (a fact cannot be refused).
+create or replace function guard.set_rule(p_rule text, p_mode text, p_rollout_pct integer = 100)
+returns guard.rules
+language plpgsql
+volatile
+security definer -- operators may move a rule only together with its line in the audit log
+set search_path = ''
+as $$
+declare
+    v_before guard.rules;
+    v_after guard.rules;
+begin
+    select r.* into v_before from guard.rules as r where r.rule = p_rule for no key update;
+    if not found then
+        raise exception using
+            errcode = 'ZG010',
+            message = format('there is no rule %L', left(p_rule, 60)),
+            hint = 'Guard rules list shows the rules.';
+    end if;
+    if p_mode is null or p_mode not in ('off', 'observe', 'correct', 'enforce') then
+        raise exception using
+            errcode = 'ZG011',
+            message = format('%L is not a mode', left(p_mode, 60)),
+            hint = 'Use off, observe, correct or enforce.';
+    end if;
+    if p_rollout_pct is null or p_rollout_pct not between 0 and 100 then
+        raise exception using
+            errcode = 'ZG012',
+            message = format('a rollout of %s percent is not possible', coalesce(p_rollout_pct::text, 'null')),
+            hint = 'Use a whole number from 0 to 100.';
+    end if;
+    if p_mode = 'enforce' and not v_before.enforceable then
+        raise exception using
+            errcode = 'ZG013',
+            message = format('%s reports a fact: refusing the write would only hide it', p_rule),
+            hint = 'Use observe.';
+    end if;
+    update guard.rules as r
+    set mode = p_mode, rollout_pct = p_rollout_pct, updated_at = now()
+    where r.rule = p_rule
+    returning r.* into v_after;
+    insert into guard.audit_log (action, object, before, after)
+    values (
+        'set_rule', p_rule,
+        jsonb_build_object('mode', v_before.mode, 'rollout_pct', v_before.rollout_pct),
+        jsonb_build_object('mode', v_after.mode, 'rollout_pct', v_after.rollout_pct)
+    );
+    return v_after;
+end
+$$;
+
+comment on function guard.set_rule(text, text, integer) is
+'Move a rule to a mode for a percentage of calls; takes effect with the next statement and is audited.';
+
+grant execute on function guard.set_rule(text, text, integer) to guard_operator;

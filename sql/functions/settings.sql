@@ -1,0 +1,64 @@
+-- provides: function guard.setting(text)
+-- provides: function guard.set_setting(text, text)
+--
+-- Settings are rows, so that an application in any language, a view and a trigger read the same value.
+-- Raises ZG001 for a name that is not registered, ZG002 for a value that its setting cannot take.
+
+create or replace function guard.setting(p_name text)
+returns text
+language sql
+stable
+parallel safe
+security invoker
+set search_path = ''
+as $$
+    select s.value from guard.settings as s where s.name = p_name
+$$;
+
+comment on function guard.setting(text) is 'The value of a setting; null if there is no such setting.';
+
+grant execute on function guard.setting(text) to guard_app, guard_operator, guard_reader, guard_monitor;
+
+-- Writes settings and audit_log; the caller's name goes into the log.
+create or replace function guard.set_setting(p_name text, p_value text)
+returns guard.settings
+language plpgsql
+volatile
+security definer -- operators may change a value only together with its line in the audit log
+set search_path = ''
+as $$
+declare
+    v_before guard.settings;
+    v_after guard.settings;
+begin
+    select s.* into v_before from guard.settings as s where s.name = p_name for no key update;
+    if not found then
+        raise exception using
+            errcode = 'ZG001',
+            message = format('there is no setting %L', p_name),
+            hint = 'select name, unit, description from guard.settings lists them';
+    end if;
+    if p_name = 'app_timezone' and not exists (select from pg_catalog.pg_timezone_names as z where z.name = p_value) then
+        raise exception using
+            errcode = 'ZG002',
+            message = format('%L is not a time zone', p_value),
+            hint = 'use a name of pg_timezone_names, such as UTC or Europe/Berlin';
+    end if;
+    update guard.settings as s set value = p_value, updated_at = now() where s.name = p_name returning s.* into v_after;
+    insert into guard.audit_log (action, object, before, after)
+    values ('set_setting', p_name, to_jsonb(v_before), to_jsonb(v_after));
+    return v_after;
+end
+$$;
+
+comment on function guard.set_setting(text, text) is 'Change a setting; the change is audited.';
+
+grant execute on function guard.set_setting(text, text) to guard_operator;
+
+-- The zone of the application's local timestamps starts as the zone that this server writes them in.
+insert into guard.settings (name, value, default_value, unit, description)
+values (
+    'app_timezone', current_setting('TimeZone'), current_setting('TimeZone'), 'time zone name',
+    'The zone that the application''s timestamp columns without a zone are written in.'
+)
+on conflict (name) do update set unit = excluded.unit, description = excluded.description;

@@ -1,0 +1,274 @@
+-- provides: function guard.appointment_begin_write()
+-- provides: function guard.appointment_find_call()
+-- provides: function guard.appointment_inserted()
+-- provides: function guard.appointment_updated()
+-- provides: function guard.appointment_deleted()
+-- provides: function guard.appointment_truncated()
+-- provides: trigger public.appointments before_insert_appointment_begin
+-- provides: trigger public.appointments before_insert_appointment_find_call
+-- provides: trigger public.appointments before_update_appointment_begin
+-- provides: trigger public.appointments before_update_appointment_find_call
+-- provides: trigger public.appointments after_insert_appointment_sync_call
+-- provides: trigger public.appointments after_update_appointment_sync_call
+-- provides: trigger public.appointments after_delete_appointment_sync_call
+-- provides: trigger public.appointments after_truncate_appointment_sync_call
+--
+-- What happens when an appointment is written: its calls follow it, in one UPDATE per statement, and what breaks a
+-- rule is recorded or refused. A trigger with transition tables takes exactly one event, hence one function each.
+--
+-- Concurrency. Two sessions may add and remove appointments of one call at once.
+-- 1. The removing side locks the calls first, in the order of their ids, and judges in a new statement: it sees what
+--    the sessions it waited for have committed. A single UPDATE with NOT EXISTS would judge by its old snapshot.
+-- 2. The adding side needs no lock of its own, but writes the call's row even if it says so already: a session that
+--    removes must wait for this one, and then sees the new appointment.
+-- 3. The removing side too writes every affected call, also where an appointment remains: in REPEATABLE READ two
+--    removers that only locked would each see the other's row and both keep the call linked. A write makes one of them
+--    fail with a serialization error.
+-- Locks: FOR NO KEY UPDATE on the affected calls; ROW EXCLUSIVE on the alerts where something is wrong.
+--
+-- The mode of inconsistent_link_status decides whether calls follow: at correct and enforce they do.
+-- Local timestamp columns are written in settings.app_timezone: set in a function with a `set timezone` clause, the zone
+-- ends with the function. guard.writer says 'guard' while the calls are written, so that the triggers on calls let it be.
+-- All are security definer: whoever writes an appointment need not have rights on calls or on guard's tables.
+-- Raises the rules' own SQLSTATEs, ZG1xx. Applying this file takes SHARE ROW EXCLUSIVE on public.appointments.
+
+create or replace function guard.appointment_begin_write()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    new.guard_corrections := null;
+    return new;
+end
+$$;
+
+-- An appointment that came from a call and does not name it: the one call of its company that knows the booking id.
+create or replace function guard.appointment_find_call()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    c_rule constant text := 'orphaned_appointment';
+    v_call_id bigint;
+    v_mode text := guard.write_mode(
+        c_rule, new.id, tg_op = 'UPDATE' and old.source = 'retell_webhook' and old.call_id is null
+    );
+begin
+    if v_mode = 'enforce' then
+        perform guard.refuse(c_rule, new.id);
+    elsif v_mode = 'correct' then
+        select min(c.id) into v_call_id
+        from public.calls as c
+        where c.booking_id = new.calcom_v2_booking_id and c.company_id = new.company_id
+        having count(*) = 1;
+    end if;
+    if v_call_id is null then
+        new.guard_corrections := guard.mark(
+            new.guard_corrections, c_rule, case v_mode when 'correct' then 'observe' else v_mode end
+        );
+    else
+        new.call_id := v_call_id;
+        new.guard_corrections := guard.mark(
+            new.guard_corrections, c_rule, v_mode, 'call_id', null, to_jsonb(v_call_id)
+        );
+    end if;
+    return new;
+end
+$$;
+
+create or replace function guard.appointment_inserted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+set timezone = 'UTC'
+as $$
+declare
+    v_follow_pct constant integer := guard.follow_pct();
+begin
+    if v_follow_pct > 0 then
+        perform set_config('timezone', guard.setting('app_timezone'), true), set_config('guard.writer', 'guard', true);
+        -- an outcome that is overwritten is marked, so that it is not lost
+        update public.calls as c
+        set
+            appointment_made = true,
+            session_outcome = 'appointment_booked',
+            appointment_link_status = 'linked',
+            appointment_linked_at = case
+                when c.appointment_link_status = 'linked' then coalesce(c.appointment_linked_at, now())
+                else now()
+            end,
+            guard_corrections = case
+                when c.session_outcome <> 'appointment_booked' then guard.mark(
+                    null, 'inconsistent_link_status', 'correct',
+                    'session_outcome', to_jsonb(c.session_outcome), to_jsonb(text 'appointment_booked')
+                )
+            end,
+            updated_at = now()
+        from (
+            select distinct n.call_id
+            from new_rows as n
+            where n.call_id is not null
+        ) as gained
+        where c.id = gained.call_id and (v_follow_pct = 100 or guard.in_rollout(c.id, v_follow_pct));
+        perform set_config('guard.writer', '', true);
+    end if;
+    if v_follow_pct < 100 then
+        perform guard.record_link_status(array(select distinct n.call_id from new_rows as n));
+    end if;
+    perform guard.judge_appointments(
+        array(
+            select n.id
+            from new_rows as n
+            left join public.calls as c on n.call_id = c.id
+            where n.call_id is not null and n.company_id is distinct from c.company_id
+        ),
+        array(select n.id from new_rows as n where n.guard_corrections is not null),
+        case when not guard.index_in_force('duplicate_booking')
+            then array(select n.id from new_rows as n where n.calcom_v2_booking_id is not null) end,
+        case when not guard.index_in_force('overlapping_appointment')
+            then array(select n.id from new_rows as n where n.staff_id is not null and n.starts_at is not null) end
+    );
+    return null;
+end
+$$;
+
+-- Moving an appointment is gaining it here and losing it there.
+create or replace function guard.appointment_updated()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    perform guard.calls_follow(array(
+        select distinct moved.call_id
+        from old_rows as o
+        full join new_rows as n on o.id = n.id
+        cross join lateral (values (o.call_id), (n.call_id)) as moved (call_id)
+        where o.call_id is distinct from n.call_id and moved.call_id is not null
+    ));
+    -- what was wrong before this statement is not judged again: only what it changed
+    perform guard.judge_appointments(
+        array(
+            select n.id
+            from new_rows as n
+            inner join old_rows as o on n.id = o.id
+            left join public.calls as c on n.call_id = c.id
+            where
+                n.call_id is not null
+                and n.company_id is distinct from c.company_id
+                and (
+                    n.call_id is distinct from o.call_id
+                    or n.company_id is distinct from o.company_id
+                    or n.source is distinct from o.source
+                )
+        ),
+        array(select n.id from new_rows as n where n.guard_corrections is not null),
+        case when not guard.index_in_force('duplicate_booking') then array(
+            select n.id
+            from new_rows as n
+            inner join old_rows as o on n.id = o.id
+            where n.calcom_v2_booking_id is distinct from o.calcom_v2_booking_id
+        ) end,
+        case when not guard.index_in_force('overlapping_appointment') then array(
+            select n.id
+            from new_rows as n
+            inner join old_rows as o on n.id = o.id
+            where
+                n.staff_id is distinct from o.staff_id
+                or n.starts_at is distinct from o.starts_at
+                or n.ends_at is distinct from o.ends_at
+                or n.status is distinct from o.status
+        ) end
+    );
+    return null;
+end
+$$;
+
+create or replace function guard.appointment_deleted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    perform guard.calls_follow(array(select distinct o.call_id from old_rows as o where o.call_id is not null));
+    return null;
+end
+$$;
+
+-- TRUNCATE holds ACCESS EXCLUSIVE on appointments: no other session adds one meanwhile.
+create or replace function guard.appointment_truncated()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    perform guard.calls_follow(array(
+        select c.id from public.calls as c where c.appointment_made or c.appointment_link_status = 'linked'
+    ));
+    return null;
+end
+$$;
+
+-- Triggers belong to the table: from here on as its owner.
+reset role;
+
+create or replace trigger before_insert_appointment_begin
+before insert on public.appointments
+for each row
+when (new.guard_corrections is not null and current_setting('guard.writer', true) is distinct from 'guard')
+execute function guard.appointment_begin_write();
+
+create or replace trigger before_insert_appointment_find_call
+before insert on public.appointments
+for each row
+when (new.source = 'retell_webhook' and new.call_id is null)
+execute function guard.appointment_find_call();
+
+create or replace trigger before_update_appointment_begin
+before update on public.appointments
+for each row
+when (new.guard_corrections is not null and current_setting('guard.writer', true) is distinct from 'guard')
+execute function guard.appointment_begin_write();
+
+create or replace trigger before_update_appointment_find_call
+before update on public.appointments
+for each row
+when (new.source = 'retell_webhook' and new.call_id is null)
+execute function guard.appointment_find_call();
+
+create or replace trigger after_insert_appointment_sync_call
+after insert on public.appointments
+referencing new table as new_rows
+for each statement
+execute function guard.appointment_inserted();
+
+create or replace trigger after_update_appointment_sync_call
+after update on public.appointments
+referencing old table as old_rows new table as new_rows
+for each statement
+execute function guard.appointment_updated();
+
+create or replace trigger after_delete_appointment_sync_call
+after delete on public.appointments
+referencing old table as old_rows
+for each statement
+execute function guard.appointment_deleted();
+
+create or replace trigger after_truncate_appointment_sync_call
+after truncate on public.appointments
+for each statement
+execute function guard.appointment_truncated();
