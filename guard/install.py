@@ -99,8 +99,7 @@ def apply(
 
     run = _Run(session.worker, applied[0].id, bool(todo))
     difference = ledger.compare(session.worker, files)
-    stale = {*difference.drifted, *difference.missing}
-    again = [file for file in files if file in difference.pending or stale.intersection(file.provides)]
+    again = difference.to_apply
     for position, file in enumerate(again):
         progress(file.path, len(todo) + position, len(todo) + len(again))
         session.step(file.path, lambda file=file: ledger.apply_file(session.worker, file, run.id))  # type: ignore[misc]

@@ -147,10 +147,17 @@ def entries(connection: Connection) -> dict[SqlObject, Entry]:
 class Difference:
     """How the files, the ledger and the catalog differ; empty lists when they agree."""
 
+    files: list[SqlFile]
     pending: list[SqlFile]
     drifted: list[SqlObject]
     missing: list[SqlObject]
     orphaned: list[SqlObject]
+
+    @property
+    def to_apply(self) -> list[SqlFile]:
+        """The files to apply, in order: the pending ones, and those whose objects are not as they were applied."""
+        stale = {*self.drifted, *self.missing}
+        return [file for file in self.files if file in self.pending or stale.intersection(file.provides)]
 
 
 def compare(connection: Connection, files: list[SqlFile]) -> Difference:
@@ -162,6 +169,7 @@ def compare(connection: Connection, files: list[SqlFile]) -> Difference:
     ]
     found = fingerprints(connection, ledger) if ledger else {}
     return Difference(
+        files=files,
         pending=pending,
         drifted=[o for o, e in ledger.items() if found[o] is not None and found[o] != e.fingerprint],
         missing=[o for o in ledger if found[o] is None],

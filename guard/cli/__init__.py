@@ -27,5 +27,15 @@ def main(context: click.Context, dsn: str | None, as_json: bool, debug: bool) ->
     context.obj = State(dsn=dsn, as_json=as_json, debug=debug)
 
 
-for command in (schema.apply, schema.rollback, rules.audit, server.up, server.down, server.status):
+for command in (
+    server.up,
+    server.down,
+    server.status,
+    rules.audit,
+    schema.plan,
+    schema.apply,
+    schema.verify,
+    schema.rollback,
+    rules.rules,
+):
     main.add_command(command)

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from guard import audit as auditing
+from guard import rules as registry
+from guard import database
 from guard.cli.base import FOUND, State, json_option, pass_state
 from guard.cli.schema import own_rules_option
 
@@ -45,4 +47,94 @@ def audit(state: State, own_rules: Path | None, app_timezone: str | None) -> Non
             f"{result['consistency_rate_pct']:.2f} % of calls consistent"
         )
     if auditing.violations(result):
+        click.get_current_context().exit(FOUND)
+
+
+@click.group(name="rules")
+def rules() -> None:
+    """List the rules, and move them on the ladder: off, observe, correct, enforce."""
+
+
+@rules.command(name="list")
+@json_option
+@pass_state
+def list_rules(state: State) -> None:
+    """Show every rule with its mode, its rollout and the state of its constraint.
+
+    \b
+    Example:
+      guard rules list
+    """
+    with state.connect() as connection:
+        found = registry.listing(connection)
+    if state.as_json:
+        state.print_json(found)
+        return
+    state.print_table(
+        ("rule", "severity", "mode", "#rollout", "constraint"),
+        [
+            (
+                r["rule"],
+                f"[{_COLOURS[r['severity']]}]{r['severity']}",
+                r["mode"],
+                f"{r['rollout_pct']} %",
+                r["constraint"] or "-",
+            )
+            for r in found
+        ],
+    )
+
+
+@rules.command(name="show")
+@click.argument("rule")
+@json_option
+@pass_state
+def show_rule(state: State, rule: str) -> None:
+    """Show what RULE says is wrong, how it is repaired, and what a person can do.
+
+    \b
+    Example:
+      guard rules show missing_appointment
+    """
+    with state.connect() as connection:
+        found = registry.details(connection, rule)
+    if state.as_json:
+        state.print_json(found)
+        return
+    state.print_table(
+        ("", ""), [(f"[bold]{name.replace('_', ' ')}", "-" if value is None else value) for name, value in found.items()]
+    )
+
+
+@rules.command(name="set")
+@click.argument("rule")
+@click.option("--mode", required=True, type=click.Choice(["off", "observe", "correct", "enforce"]))
+@click.option(
+    "--rollout",
+    type=click.IntRange(0, 100),
+    default=100,
+    show_default=True,
+    help="Percent of calls, by hash of the id; the others get the rung below.",
+)
+@json_option
+@pass_state
+def set_rule(state: State, rule: str, mode: str, rollout: int) -> None:
+    """Move RULE to a mode; it takes effect with the next statement, without DDL, and is audited.
+
+    At enforce, and at correct with 100 %, the rule's table constraint is installed and validated too, if no row stands
+    in the way. Exit status 2 if rows do.
+
+    \b
+    Examples:
+      guard rules set missing_direction --mode correct --rollout 10
+      guard rules set missing_direction --mode enforce
+    """
+    result = registry.move(database.resolve_dsn(state.dsn), rule, mode, rollout)
+    if state.as_json:
+        state.print_json(result)
+    else:
+        state.out.print(f"{rule} now stands at {mode} for {rollout} % of calls.")
+        if result["message"]:
+            state.out.print(result["message"])
+    if result["violations"]:
         click.get_current_context().exit(FOUND)

@@ -8,7 +8,9 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from guard import database, install
-from guard.cli.base import State, json_option, pass_state
+from guard import plan as planning
+from guard import verify as verifying
+from guard.cli.base import FOUND, State, json_option, pass_state
 
 own_rules_option = click.option(
     "--rules",
@@ -102,3 +104,84 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
     else:
         for line in done:
             state.out.print(line)
+
+
+@click.command()
+@own_rules_option
+@json_option
+@pass_state
+def plan(state: State, own_rules: Path | None) -> None:
+    """Show what apply would do: every statement, its lock, the size of the table.
+
+    Changes nothing. Locks are waited for 200 ms at a time, so that writers never queue behind one for longer.
+
+    \b
+    Examples:
+      guard plan
+      guard plan --json | jq '.[] | select(.lock == "ACCESS EXCLUSIVE")'
+    """
+    with state.connect() as connection:
+        steps = planning.steps(connection, own_rules)
+    if state.as_json:
+        state.print_json(steps)
+    elif not steps:
+        state.out.print("Nothing to do: the database is as the files say.")
+    else:
+        source = None
+        for step in steps:
+            if step["source"] != source:
+                source = step["source"]
+                state.out.print(f"\n[bold]{source}[/bold]")
+            state.out.print("  " + _shorten(step["statement"], state.out.width - 2), markup=False)
+            if step["lock"]:
+                state.out.print(
+                    f"    [yellow]{step['lock']}[/yellow] on {step['table']}: "
+                    f"about {step['rows']} rows, {_size(step['bytes'] or 0)}"
+                )
+        locked = sorted({(s["table"] or "", s["lock"]) for s in steps if s["lock"]})
+        state.out.print(f"\n{len(steps)} statements.", "They lock: " if locked else "They lock no existing table.")
+        state.print_table(("table", "lock"), locked)
+
+
+def _shorten(statement: str, width: int) -> str:
+    return statement if len(statement) <= width else statement[: width - 1] + "…"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"
+
+
+@click.command()
+@own_rules_option
+@json_option
+@pass_state
+def verify(state: State, own_rules: Path | None) -> None:
+    """Check that the database is as guard left it, and that every rule does what its mode says.
+
+    Compares files, ledger and catalog, and breaks each rule with a bad row inside a transaction that is rolled back.
+    Exit status 2 if anything is found.
+
+    \b
+    Examples:
+      guard verify
+      guard verify --json | jq -r '.findings[].fix' | sort -u
+    """
+    with state.connect() as connection:
+        result = verifying.run(connection, own_rules)
+    if state.as_json:
+        state.print_json(result)
+    else:
+        for note in result["notes"]:
+            state.out.print(f"note: {note}", markup=False)
+        if result["ok"]:
+            state.out.print("[green]ok[/green]: files, ledger and catalog agree, and every rule does what its mode says.")
+        else:
+            state.print_table(
+                ("kind", "object", "fix"), [(f["kind"], f["object"], f["fix"]) for f in result["findings"]]
+            )
+    if not result["ok"]:
+        click.get_current_context().exit(FOUND)

@@ -80,7 +80,7 @@ begin
         raise exception using
             errcode = 'ZG010',
             message = format('there is no rule %L', left(p_rule, 60)),
-            hint = 'Guard rules list shows the rules.';
+            hint = 'select rule from guard.rules lists them';
     end if;
     if p_mode is null or p_mode not in ('off', 'observe', 'correct', 'enforce') then
         raise exception using

@@ -1,0 +1,162 @@
+"""The registry of rules: list it, and move a rule on the ladder together with its constraint."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from psycopg import errors
+
+from guard import constraints, database, install
+from guard.database import Connection
+from guard.errors import GuardError
+
+
+class RuleState(TypedDict):
+    """`constraint` is absent, invalid, unvalidated or in force; None for a rule that has none."""
+
+    rule: str
+    severity: str
+    entity_type: str
+    mode: str
+    rollout_pct: int
+    constraint: str | None
+    description: str
+    repair: str
+
+
+class RuleDetails(RuleState):
+    """A rule with all that is registered of it; times are in seconds."""
+
+    errcode: str
+    runbook: str
+    repairable: bool
+    enforceable: bool
+    grace_seconds: float
+    detection_window_seconds: float
+
+
+class Move(TypedDict):
+    """What a move did. `violations`: rows that stand in the way of the constraint; None if none was wanted."""
+
+    rule: str
+    mode: str
+    rollout_pct: int
+    constraint: str | None
+    violations: int | None
+    message: str | None
+
+
+def listing(connection: Connection) -> list[RuleState]:
+    """Every registered rule, the gravest first. Raises GuardError where guard is not installed."""
+    _require_installed(connection)
+    rows = connection.execute(
+        """
+        select
+            r.rule, r.severity, r.entity_type, r.mode, r.rollout_pct, guard.constraint_state(r.rule), r.description,
+            r.repair
+        from guard.rules as r
+        order by array_position(array['critical', 'warning', 'info'], r.severity), r.rule
+        """
+    ).fetchall()
+    return [
+        {
+            "rule": rule,
+            "severity": severity,
+            "entity_type": entity_type,
+            "mode": mode,
+            "rollout_pct": rollout,
+            "constraint": constraint,
+            "description": description,
+            "repair": repair,
+        }
+        for rule, severity, entity_type, mode, rollout, constraint, description, repair in rows
+    ]
+
+
+def details(connection: Connection, rule: str) -> RuleDetails:
+    """Everything registered of one rule. Raises GuardError for a rule that does not exist."""
+    found = [r for r in listing(connection) if r["rule"] == rule]
+    if not found:
+        raise GuardError(f"There is no rule {rule!r}.", fix="guard rules list shows them.")
+    row = connection.execute(
+        """
+        select
+            r.errcode, r.runbook, r.repairable, r.enforceable, extract(epoch from r.grace)::float,
+            extract(epoch from r.detection_window)::float
+        from guard.rules as r
+        where r.rule = %s
+        """,
+        (rule,),
+    ).fetchone()
+    assert row is not None  # noqa: S101  # it was listed a moment ago
+    errcode, runbook, repairable, enforceable, grace, window = row
+    return {
+        **found[0],
+        "errcode": errcode,
+        "runbook": runbook,
+        "repairable": repairable,
+        "enforceable": enforceable,
+        "grace_seconds": grace,
+        "detection_window_seconds": window,
+    }
+
+
+def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
+    """Set the mode, which takes effect at once, then bring the rule's constraint in line with it.
+
+    A CHECK constraint accepts rows that the trigger let through and so may stay when a rule is lowered. A unique index
+    or an EXCLUDE constraint cannot: it is removed. Raises psycopg errors with SQLSTATEs ZG010 to ZG013 for bad input.
+    """
+    with database.connect(dsn) as connection:
+        _require_installed(connection)
+        # before anything that could have to wait: lowering a rule is how an operator stops it at once
+        connection.execute("select guard.set_rule(%s, %s, %s)", (rule, mode, rollout))
+        before = constraints.state(connection, rule)
+        removable = _is_index(connection, rule)
+    wanted = mode == "enforce" or (mode == "correct" and rollout == 100)
+    result: Move = {
+        "rule": rule,
+        "mode": mode,
+        "rollout_pct": rollout,
+        "constraint": before,
+        "violations": None,
+        "message": None,
+    }
+    if wanted and before not in (None, "in force"):
+        with install.exclusive(dsn) as session:
+            _install(session, result)
+    elif not wanted and removable and before != "absent":
+        with install.exclusive(dsn) as session:
+            constraints.remove(session.worker, session.observer, rule)
+        result["constraint"] = "absent"
+        result["message"] = f"Its constraint guard_{rule} was removed: it would refuse what the mode lets through."
+    return result
+
+
+def _install(session: install.Session, result: Move) -> None:
+    rule = result["rule"]
+    in_the_way = constraints.violations(session.worker, rule)
+    if in_the_way == 0:
+        try:
+            constraints.install(session.worker, session.observer, rule)
+        except (errors.CheckViolation, errors.UniqueViolation, errors.ExclusionViolation):
+            in_the_way = constraints.violations(session.worker, rule)  # written meanwhile
+    result["constraint"] = constraints.state(session.worker, rule)
+    result["violations"] = in_the_way
+    if in_the_way:
+        result["message"] = (
+            f"{in_the_way} rows stand in the way of its constraint guard_{rule}, which was not installed. "
+            f"See them with: select * from guard.{rule}. When they are repaired, run this command again."
+        )
+    else:
+        result["message"] = f"Its constraint guard_{rule} is in force."
+
+
+def _is_index(connection: Connection, rule: str) -> bool:
+    row = connection.execute("select constraint_kind from guard.rules where rule = %s", (rule,)).fetchone()
+    return row is not None and row[0] in ("unique", "exclude")
+
+
+def _require_installed(connection: Connection) -> None:
+    if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
+        raise GuardError("Guard is not installed in this database.", fix="Run guard apply.")

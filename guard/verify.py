@@ -1,0 +1,196 @@
+"""Is the database as guard left it, and do its rules do what their modes say? Read-only but for a probe taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict
+
+from guard import ledger, migrations
+from guard.database import Connection
+
+ROLES = ("guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor")
+
+
+class Finding(TypedDict):
+    """`kind` is one of the kinds in the README; `fix` is a command or a statement."""
+
+    kind: str
+    object: str
+    fix: str
+
+
+class Verification(TypedDict):
+    """`notes` say what could not be looked at; they do not make the result bad."""
+
+    ok: bool
+    findings: list[Finding]
+    notes: list[str]
+
+
+def run(connection: Connection, own_rules: Path | None = None) -> Verification:
+    """Compare files, ledger and catalog, look at what may have been broken by hand, then break each rule on trial."""
+    findings: list[Finding] = []
+    notes: list[str] = []
+    if not migrations.applied_ids(connection):
+        findings.append({"kind": "pending", "object": "guard is not installed", "fix": "guard apply"})
+    else:
+        findings += _ledger(connection, own_rules)
+        findings += _catalog(connection)
+        if not findings:
+            _probe(connection, findings, notes)
+    return {"ok": not findings, "findings": findings, "notes": notes}
+
+
+def _ledger(connection: Connection, own_rules: Path | None) -> Iterator[Finding]:
+    applied = migrations.applied_ids(connection)
+    checksums = dict(
+        connection.execute("select identity, checksum from guard.objects where kind = 'migration'").fetchall()
+        if connection.execute("select to_regclass('guard.objects')").fetchone() != (None,)
+        else []
+    )
+    shipped = migrations.shipped()
+    for migration in shipped:
+        name = f"migration {migration.id}"
+        if migration.id not in applied:
+            yield {"kind": "pending", "object": name, "fix": "guard apply"}
+        elif checksums.get(migration.id, migrations.checksum(migration)) != migrations.checksum(migration):
+            yield {
+                "kind": "edited",
+                "object": name,
+                "fix": "restore the file: an applied migration must not change; write a new one",
+            }
+    for unknown in sorted(applied - {migration.id for migration in shipped}):
+        yield {"kind": "orphaned", "object": f"migration {unknown}", "fix": "use the version of guard that applied it"}
+    difference = ledger.compare(connection, ledger.read_files(own_rules))
+    for file in difference.pending:
+        yield {"kind": "pending", "object": file.path, "fix": "guard apply"}
+    for obj in difference.missing:
+        yield {"kind": "missing", "object": str(obj), "fix": "guard apply"}
+    disabled = _disabled_triggers(connection)
+    for obj in difference.drifted:
+        if str(obj) not in disabled:
+            yield {"kind": "drifted", "object": str(obj), "fix": "guard apply"}
+    for obj in difference.orphaned:
+        yield {
+            "kind": "orphaned",
+            "object": str(obj),
+            "fix": "guard apply --prune drops it; or give the folder of your own rules with --rules",
+        }
+    for name in sorted(disabled):
+        yield {"kind": "disabled_trigger", "object": name, "fix": "guard apply"}
+
+
+def _disabled_triggers(connection: Connection) -> set[str]:
+    rows = connection.execute(
+        """
+        select format('trigger public.%I %I', c.relname, t.tgname)
+        from pg_catalog.pg_trigger as t
+        inner join pg_catalog.pg_class as c on t.tgrelid = c.oid
+        inner join pg_catalog.pg_proc as p on t.tgfoid = p.oid
+        where p.pronamespace = 'guard'::regnamespace and t.tgenabled not in ('O', 'A')
+        """
+    ).fetchall()
+    return {row[0] for row in rows}
+
+
+def _catalog(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        """
+        select 'invalid_index', format('index %%s', i.indexrelid::regclass), 'guard apply'
+        from pg_catalog.pg_index as i
+        where i.indrelid in (to_regclass('public.calls'), to_regclass('public.appointments'))
+            and i.indexrelid::regclass::text ~ '^(public\\.)?guard_' and not i.indisvalid
+        union all
+        select 'missing', format('index public.%%s', wanted.name), 'guard apply'
+        from unnest(%s::text[]) as wanted (name)
+        where to_regclass('public.' || wanted.name) is null
+        union all
+        select
+            'not_validated', format('constraint %%s on %%s', c.conname, c.conrelid::regclass),
+            format('guard rules set %%s --mode MODE puts it in force', substr(c.conname, 7))
+        from pg_catalog.pg_constraint as c
+        where c.conrelid in (to_regclass('public.calls'), to_regclass('public.appointments'))
+            and c.conname ~ '^guard_' and not c.convalidated
+        union all
+        select 'missing_role', wanted.name, format('create role %%I nologin', wanted.name)
+        from unnest(%s::text[]) as wanted (name)
+        where not exists (select from pg_catalog.pg_roles as r where r.rolname = wanted.name)
+        union all
+        select 'missing_extension', 'btree_gist', 'create extension btree_gist with schema guard'
+        where not exists (select from pg_catalog.pg_extension as e where e.extname = 'btree_gist')
+        union all
+        select
+            'row_security', format('table %%s', c.oid::regclass),
+            'as a superuser: alter role guard_owner bypassrls'
+        from pg_catalog.pg_class as c
+        where c.oid in (to_regclass('public.calls'), to_regclass('public.appointments')) and c.relrowsecurity
+            and not (select r.rolbypassrls or r.rolsuper from pg_catalog.pg_roles as r where r.rolname = 'guard_owner')
+        union all
+        select
+            'time_zone', format('setting app_timezone is %%L', s.value),
+            'guard apply --app-timezone ZONE, with a name of pg_timezone_names'
+        from guard.settings as s
+        where s.name = 'app_timezone'
+            and not exists (select from pg_catalog.pg_timezone_names as z where z.name = s.value)
+        union all
+        select
+            'fault', format('%%s faults of guard''s own in the last day, the last one in %%s: %%s',
+                count(*), (array_agg(f.place order by f.id desc))[1], (array_agg(f.message order by f.id desc))[1]),
+            'mend the cause, then delete from guard.faults'
+        from guard.faults as f
+        where f.created_at > now() - interval '1 day'
+        having count(*) > 0
+        """,
+        ([name for m in migrations.shipped() for name in migrations.index_names(m)], list(ROLES)),
+    ).fetchall()
+    for kind, obj, fix in rows:
+        yield {"kind": kind, "object": obj, "fix": fix}
+    if not any(kind == "time_zone" for kind, _, _ in rows):
+        yield from _clock(connection)
+
+
+def _clock(connection: Connection) -> Iterator[Finding]:
+    """A newest call in the future means that local timestamps are read in a zone west of the one they were written in."""
+    row = connection.execute(
+        """
+        select round(extract(epoch from guard.instant(max(c.created_at)) - now()) / 60)
+        from public.calls as c
+        having guard.instant(max(c.created_at)) > now() + interval '5 minutes'
+        """
+    ).fetchone()
+    if row is not None:
+        yield {
+            "kind": "time_zone",
+            "object": f"the newest call was created {row[0]} minutes from now",
+            "fix": "guard apply --app-timezone ZONE, with the zone that the application writes in",
+        }
+
+
+def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> None:
+    if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
+        notes.append("The probe was left out: the server is a standby.")
+        return
+    rows: list[tuple[str, str, str, str | None, bool | None, str | None]] = []
+    with connection.transaction(force_rollback=True):
+        connection.execute("set local lock_timeout = '1s'")
+        rows = connection.execute(
+            """
+            select p.rule, p.mode, p.expected, p.observed, p.passed, p.note
+            from guard.rules as r
+            cross join lateral guard.probe_rule(r.rule) as p
+            order by p.rule
+            """
+        ).fetchall()
+    for rule, mode, expected, observed, passed, note in rows:
+        if observed is None:
+            notes.append(f"{rule} was not probed: {note}")
+        elif not passed:
+            findings.append(
+                {
+                    "kind": "probe",
+                    "object": f"rule {rule} at {mode}: a bad row was {observed}, and should have been {expected}",
+                    "fix": "guard apply; if it stays so, look at the application's own triggers",
+                }
+            )
+
