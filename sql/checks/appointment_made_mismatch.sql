@@ -33,7 +33,7 @@ select guard.register_rule(
         appointment_made is not true
         or session_outcome is null
         or session_outcome = 'appointment_booked'
-        or guard_corrections @> '[{"rule": "appointment_made_mismatch"}]'
+        or (guard_corrections @> '[{"rule": "appointment_made_mismatch"}]') is true
     )$$,
     p_probe => $$update public.calls set session_outcome = 'abandoned', appointment_made = true where id = $1$$
 );

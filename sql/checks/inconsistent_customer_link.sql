@@ -43,7 +43,7 @@ select guard.register_rule(
             and customer_link_method is not null
             and customer_link_confidence is not null
         )
-        or guard_corrections @> '[{"rule": "inconsistent_customer_link"}]'
+        or (guard_corrections @> '[{"rule": "inconsistent_customer_link"}]') is true
     )$$,
     p_probe => $$update public.calls
     set customer_id = $4, customer_link_status = null, customer_link_method = null, customer_link_confidence = null

@@ -40,7 +40,7 @@ select guard.register_rule(
     $$check (
         appointment_link_status is distinct from 'linked'
         or appointment_made is true
-        or guard_corrections @> '[{"rule": "inconsistent_link_status"}]'
+        or (guard_corrections @> '[{"rule": "inconsistent_link_status"}]') is true
     )$$,
     p_probe => $$update public.calls set appointment_link_status = 'linked' where id = $1$$
 );

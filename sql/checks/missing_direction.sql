@@ -29,6 +29,6 @@ select guard.register_rule(
     p_repairable => true,
     p_constraint_kind => 'check',
     p_constraint_definition =>
-    $$check (direction is not null or guard_corrections @> '[{"rule": "missing_direction"}]')$$,
+    $$check (direction is not null or (guard_corrections @> '[{"rule": "missing_direction"}]') is true)$$,
     p_probe => 'update public.calls set direction = null where id = $1'
 );

@@ -34,7 +34,7 @@ select guard.register_rule(
     $$check (
         source is distinct from 'retell_webhook'
         or call_id is not null
-        or guard_corrections @> '[{"rule": "orphaned_appointment"}]'
+        or (guard_corrections @> '[{"rule": "orphaned_appointment"}]') is true
     )$$,
     p_probe => $$insert into public.appointments (id, company_id, source, calcom_v2_booking_id)
     values ($2, $3, 'retell_webhook', 'guard-probe')$$

@@ -32,7 +32,7 @@ select guard.register_rule(
     $$check (
         session_outcome is distinct from 'appointment_booked'
         or appointment_made is true
-        or guard_corrections @> '[{"rule": "session_outcome_mismatch"}]'
+        or (guard_corrections @> '[{"rule": "session_outcome_mismatch"}]') is true
     )$$,
     p_probe =>
     $$update public.calls set session_outcome = 'appointment_booked', appointment_made = false where id = $1$$

@@ -145,7 +145,9 @@ begin
         select jsonb_agg(jsonb_build_object('id', a.id, 'company_id', a.company_id, 'marks', a.guard_corrections))
         into v_marked
         from public.appointments as a
-        where a.id = any(p_marked);
+        where a.id = any(p_marked) and a.guard_corrections @? '$[*] ? (@.mode != "pass")';
+    end if;
+    if v_marked is not null then
         perform guard.record_corrections('appointment', v_marked);
     end if;
     if p_foreign = '{}' and coalesce(p_booked, '{}') = '{}' and coalesce(p_planned, '{}') = '{}' then

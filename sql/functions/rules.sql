@@ -4,7 +4,8 @@
 -- The registry. A rule's file under sql/checks registers it; an operator moves it up and down the ladder.
 
 -- Registers or updates a rule. What an operator may have changed (mode, rollout, grace, window, throttle) is kept.
--- A new rule starts at correct on a table that guard made, at observe on a table that it found.
+-- A new rule starts at correct on a table that guard made, at observe on a table that it found. Its view, which the
+-- file has just made, gets its comments and its readers. Raises ZG014 if the view lacks a uniform column.
 create or replace function guard.register_rule(
     p_rule text,
     p_severity text,
@@ -22,11 +23,23 @@ create or replace function guard.register_rule(
     p_probe text = null
 )
 returns void
-language sql
+language plpgsql
 volatile
 security invoker
 set search_path = ''
 as $$
+declare
+    v_columns constant text[] := array[
+        'rule', 'text', 'the rule that is broken',
+        'severity', 'text', 'info, warning or critical',
+        'entity_type', 'text', 'call or appointment',
+        'entity_id', 'bigint', 'the id of the call or appointment',
+        'company_id', 'bigint', 'the company that it belongs to',
+        'occurred_at', 'timestamp with time zone', 'when the row was last written',
+        'details', 'jsonb', 'the values that contradict each other; no phone numbers'
+    ];
+    v_column record;
+begin
     insert into guard.rules (
         rule, severity, entity_type, mode, errcode, description, repair, runbook, repairable, enforceable, grace,
         detection_window, constraint_kind, constraint_definition, probe
@@ -55,7 +68,29 @@ as $$
         constraint_kind = excluded.constraint_kind,
         constraint_definition = excluded.constraint_definition,
         probe = excluded.probe,
-        updated_at = now()
+        updated_at = now();
+
+    execute format('comment on view guard.%I is %L', p_rule, 'Violations now: ' || p_description || '.');
+    execute format('grant select on guard.%I to guard_operator, guard_reader, guard_monitor', p_rule);
+    for v_column in
+        select v_columns[i] as name, v_columns[i + 1] as type, v_columns[i + 2] as meaning
+        from generate_series(1, cardinality(v_columns), 3) as i
+    loop
+        if not exists (
+            select from pg_catalog.pg_attribute as a
+            where
+                a.attrelid = to_regclass(format('guard.%I', p_rule))
+                and a.attname = v_column.name
+                and format_type(a.atttypid, null) = v_column.type
+        ) then
+            raise exception using
+                errcode = 'ZG014',
+                message = format('the view guard.%I has no column %s of type %s', p_rule, v_column.name, v_column.type),
+                hint = 'Every rule''s view has the columns of the others: see CONTRIBUTING.md, Add a rule.';
+        end if;
+        execute format('comment on column guard.%I.%I is %L', p_rule, v_column.name, v_column.meaning);
+    end loop;
+end
 $$;
 
 comment on function guard.register_rule(

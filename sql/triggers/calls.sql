@@ -7,7 +7,8 @@
 -- provides: function guard.call_note_failure()
 -- provides: function guard.call_require_appointment()
 -- provides: function guard.call_log_write()
--- provides: function guard.call_check_appointments()
+-- provides: function guard.call_deleted()
+-- provides: function guard.call_truncated()
 -- provides: trigger public.calls before_insert_call_begin
 -- provides: trigger public.calls before_insert_call_note_failure
 -- provides: trigger public.calls before_insert_call_set_direction
@@ -303,7 +304,9 @@ begin
     from new_rows as n
     where n.guard_corrections is not null;
     if v_marked is not null then
-        perform guard.record_corrections('call', v_marked);
+        if v_marked @? '$[*].marks[*] ? (@.mode != "pass")' then
+            perform guard.record_corrections('call', v_marked);
+        end if;
         select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
         from new_rows as n
         inner join public.appointments as a on n.id = a.call_id
@@ -322,7 +325,7 @@ end
 $$;
 
 -- Calls that are gone: their appointments are orphans now.
-create or replace function guard.call_check_appointments()
+create or replace function guard.call_deleted()
 returns trigger
 language plpgsql
 volatile
@@ -333,15 +336,30 @@ declare
     v_appointments bigint[];
     v_calls bigint[];
 begin
-    if tg_op = 'DELETE' then
-        select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
-        from public.appointments as a
-        where a.source = 'retell_webhook' and a.call_id in (select o.id from old_rows as o);
-    else
-        select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
-        from public.appointments as a
-        where a.source = 'retell_webhook' and a.call_id is not null;
+    select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
+    from public.appointments as a
+    where a.source = 'retell_webhook' and a.call_id in (select o.id from old_rows as o);
+    if v_appointments is not null then
+        perform guard.record_violations('orphaned_appointment', v_appointments, v_calls);
     end if;
+    return null;
+end
+$$;
+
+create or replace function guard.call_truncated()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    v_appointments bigint[];
+    v_calls bigint[];
+begin
+    select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
+    from public.appointments as a
+    where a.source = 'retell_webhook' and a.call_id is not null;
     if v_appointments is not null then
         perform guard.record_violations('orphaned_appointment', v_appointments, v_calls);
     end if;
@@ -515,9 +533,9 @@ create or replace trigger after_delete_call_check_appointments
 after delete on public.calls
 referencing old table as old_rows
 for each statement
-execute function guard.call_check_appointments();
+execute function guard.call_deleted();
 
 create or replace trigger after_truncate_call_check_appointments
 after truncate on public.calls
 for each statement
-execute function guard.call_check_appointments();
+execute function guard.call_truncated();
