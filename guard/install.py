@@ -227,7 +227,8 @@ def _target(connection: Connection, to: str | None) -> tuple[int | None, str | N
         raise GuardError("Every apply has been undone already.", fix="To remove guard, run guard rollback --all.")
     if len(runs) == 1:
         raise GuardError(
-            "There is only one apply to undo: that would remove guard.", fix="To remove guard, run guard rollback --all."
+            "There is only one apply to undo: that would remove guard.",
+            fix="To remove guard, run guard rollback --all.",
         )
     return runs[1][0], runs[1][1]
 
@@ -274,7 +275,11 @@ def export(connection: Connection, folder: Path) -> Path | None:
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = folder / f"guard-export-{connection.info.dbname}-{moment}.jsonl"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file, connection.transaction(), connection.cursor() as cursor:
+    with (
+        os.fdopen(descriptor, "w", encoding="utf-8") as file,
+        connection.transaction(),
+        connection.cursor() as cursor,
+    ):
         cursor.execute("set transaction isolation level repeatable read read only")
         for (table,) in tables:
             for (row,) in cursor.stream(sql.SQL("select to_jsonb(t) from guard.{} as t").format(sql.Identifier(table))):

@@ -67,7 +67,8 @@ def read_files(own_rules: Path | None = None) -> list[SqlFile]:
         for provided in file.provides:
             if provided in owners:
                 raise GuardError(
-                    f"{file.path} provides {provided}, and so does {owners[provided]}.", fix="Name one of them otherwise."
+                    f"{file.path} provides {provided}, and so does {owners[provided]}.",
+                    fix="Name one of them otherwise.",
                 )
             owners[provided] = file.path
     return files
@@ -77,7 +78,8 @@ def _read(path: Path, name: str) -> SqlFile:
     file = SqlFile(name, path.read_text(encoding="utf-8"))
     if not file.provides:
         raise GuardError(
-            f"{name} does not say what it provides.", fix="Start it with lines such as `-- provides: rule my_rule`."
+            f"{name} does not say what it provides.",
+            fix="Start it with lines such as `-- provides: rule my_rule`.",
         )
     return file
 
@@ -118,9 +120,7 @@ def fingerprints(connection: Connection, objects: Iterable[SqlObject]) -> dict[S
     with connection.transaction():
         # definitions are printed relative to the search_path
         connection.execute("set local search_path = ''")
-        rows = connection.execute(
-            _FINGERPRINTS, ([o.kind for o in wanted], [o.identity for o in wanted])
-        ).fetchall()
+        rows = connection.execute(_FINGERPRINTS, ([o.kind for o in wanted], [o.identity for o in wanted])).fetchall()
     return {SqlObject(kind, identity): digest for kind, identity, digest in rows}
 
 
@@ -228,7 +228,9 @@ def drop_object(connection: Connection, obj: SqlObject) -> None:
             table, name = obj.identity.split(" ")
             if connection.execute("select to_regclass(%s)", (table,)).fetchone() != (None,):
                 connection.execute(
-                    sql.SQL("drop trigger if exists {} on {}").format(sql.Identifier(name), sql.Identifier(*table.split(".")))
+                    sql.SQL("drop trigger if exists {} on {}").format(
+                        sql.Identifier(name), sql.Identifier(*table.split("."))
+                    )
                 )
         case _:
             connection.execute("delete from guard.rules where rule = %s", (obj.identity,))

@@ -16,7 +16,9 @@ from guard.database import LOCK_TIMEOUT_MS, Connection
 from guard.locks import CONCURRENT_TIMEOUT_MS, retry_on_lock_timeout
 
 _MIGRATION_TABLE = "_yoyo_migration"
-_CONCURRENT_INDEX = re.compile(r"create\s+(?:unique\s+)?index\s+concurrently\s+if\s+not\s+exists\s+(\w+)", re.IGNORECASE)
+_CONCURRENT_INDEX = re.compile(
+    r"create\s+(?:unique\s+)?index\s+concurrently\s+if\s+not\s+exists\s+(\w+)", re.IGNORECASE
+)
 
 
 class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo is published without types
@@ -30,7 +32,9 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo is publis
         return connection
 
     def list_tables(self, **_: Any) -> list[str]:
-        rows = self.connection.execute("select tablename from pg_catalog.pg_tables where schemaname = %s", (self.schema,))
+        rows = self.connection.execute(
+            "select tablename from pg_catalog.pg_tables where schemaname = %s", (self.schema,)
+        )
         return [row[0] for row in rows]
 
 
@@ -111,7 +115,8 @@ class Migrations:
 
     def _index_is_valid(self, name: str) -> bool | None:
         row = self._worker.execute(
-            "select i.indisvalid from pg_catalog.pg_index as i where i.indexrelid = to_regclass(%s)", (f"public.{name}",)
+            "select i.indisvalid from pg_catalog.pg_index as i where i.indexrelid = to_regclass(%s)",
+            (f"public.{name}",),
         ).fetchone()
         return row[0] if row else None
 

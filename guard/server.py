@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import re
 import secrets
 import shlex
 import shutil
@@ -92,7 +93,6 @@ class EmbeddedServer:
                 return False
             for unfinished in self.home.glob(f"{binaries.UNFINISHED}*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
-            self._refuse_unreachable()
             programs = self._programs()
             if not self.data.exists():
                 self._create(programs)
@@ -106,12 +106,10 @@ class EmbeddedServer:
         with self._locked():
             if not self.is_running():
                 return False
-            stopped = self._execute(
-                self._programs(), "pg_ctl", "stop", "--mode=fast", f"--timeout={PATIENCE_SECONDS}"
-            )
+            stopped = self._execute(self._programs(), "pg_ctl", "stop", "--mode=fast", f"--timeout={PATIENCE_SECONDS}")
             if stopped.returncode:
                 raise ServerError(
-                    f"The server did not stop: {stopped.stderr}",
+                    f"The server did not stop: {_tail(stopped.stderr)}.",
                     fix=f"The end of {self.log} says what it is waiting for.",
                 )
             return True
@@ -156,8 +154,8 @@ class EmbeddedServer:
     def _passfile(self) -> Path:
         return self.data / "pgpass"
 
-    def _socket(self, port: int) -> Path:
-        return self.sockets / f".s.PGSQL.{port}"
+    def _socket(self, port: int | None) -> Path:
+        return self.sockets / f".s.PGSQL.{port or SOCKET_PORT}"
 
     def _postmaster(self) -> _Postmaster | None:
         """The postmaster that listens on this home's socket, or None, whatever files one may have left."""
@@ -216,9 +214,10 @@ class EmbeddedServer:
         if made.returncode == 0:
             made = self._execute(programs, "postgres", *single, data=data, stdin=statements)
         if made.returncode:
+            user = self._account.pw_name if self._account else "you"
             raise ServerError(
-                f"The database cluster could not be made: {_tail(made.stderr)}",
-                fix=f"Check that {self.home} is on a disk with room to spare, then run `guard up` again.",
+                f"The database cluster could not be made: {_tail(made.stderr)}.",
+                fix=f"See that {self.home} has room and {user} can enter it, or name another in GUARD_HOME.",
             )
         passfile = data / self._passfile.name
         passfile.touch(mode=0o600)
@@ -247,17 +246,15 @@ class EmbeddedServer:
         deadline = time.monotonic() + LEFTOVERS_SECONDS
         while (started := self._execute(programs, "pg_ctl", *start)).returncode:
             reason = _tail(self.log.read_text(errors="replace") if self.log.exists() else started.stderr)
-            memory_in_use, pid_in_use = (
-                "is still in use" in reason,
-                '"postmaster.pid" already exists' in reason,
-            )
-            if not (memory_in_use or pid_in_use) or time.monotonic() > deadline:
-                raise ServerError(f"The server did not start: {reason}", fix=f"The whole log is {self.log}.")
+            left = re.search(r"memory block .* is still in use|lock file .* already exists", reason)
+            if not left or time.monotonic() > deadline:
+                raise ServerError(f"The server did not start: {reason}.", fix=f"The whole log is {self.log}.")
             time.sleep(0.2)
             if self._postmaster():  # begun by a `guard up` that was killed
                 return
-            if pid_in_use:  # by a process that is no postmaster: nothing listens
+            if "lock file" in left.group():  # names a pid that is another process by now, as nothing listens
                 self._pidfile.unlink(missing_ok=True)
+                Path(f"{self._socket(port)}.lock").unlink(missing_ok=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -318,22 +315,12 @@ class EmbeddedServer:
         )
 
     def _refuse_long_path(self, port: int | None) -> None:
-        path = self._socket(port or SOCKET_PORT)
+        path = self._socket(port)
         length = len(os.fsencode(path))
         if length > LONGEST_SOCKET_PATH:
             raise ServerError(
                 f"The socket's path {path} is {length} bytes long; the system allows {LONGEST_SOCKET_PATH}.",
                 fix="Set GUARD_HOME to a shorter path.",
-            )
-
-    def _refuse_unreachable(self) -> None:
-        if self._account is None:
-            return
-        entering = subprocess.run(["test", "-x", self.home], check=False, **self._identity())  # noqa: S603, S607
-        if entering.returncode:
-            raise ServerError(
-                f"As root, guard runs the server as {self._account.pw_name}, who cannot enter {self.home}.",
-                fix="Set GUARD_HOME to a folder that every user can enter, or leave it unset.",
             )
 
     def _unusable(self, error: OSError) -> ServerError:
@@ -352,5 +339,6 @@ def _default_home() -> Path:
 
 
 def _tail(text: str) -> str:
-    """The last lines, where the reason stands."""
-    return "\n".join(text.strip().splitlines()[-4:])
+    """The last lines, where the reason stands, without the time and pid before each."""
+    lines = text.strip().splitlines()[-5:]
+    return "\n".join(re.sub(r"^[\d-]+ [\d:.]+ \w+ \[\d+\] ", "", line) for line in lines).rstrip(".")

@@ -61,7 +61,11 @@ def _ledger(connection: Connection, own_rules: Path | None) -> Iterator[Finding]
                 "fix": "restore the file: an applied migration must not change; write a new one",
             }
     for unknown in sorted(applied - {migration.id for migration in shipped}):
-        yield {"kind": "orphaned", "object": f"migration {unknown}", "fix": "use the version of guard that applied it"}
+        yield {
+            "kind": "orphaned",
+            "object": f"migration {unknown}",
+            "fix": "use the version of guard that applied it",
+        }
     difference = ledger.compare(connection, ledger.read_files(own_rules))
     for file in difference.pending:
         yield {"kind": "pending", "object": file.path, "fix": "guard apply"}
@@ -193,4 +197,3 @@ def _probe(connection: Connection, findings: list[Finding], notes: list[str]) ->
                     "fix": "guard apply; if it stays so, look at the application's own triggers",
                 }
             )
-

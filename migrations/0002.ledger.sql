@@ -54,13 +54,15 @@ create table if not exists guard.audit_log (
 
 create index if not exists audit_log_object_idx on guard.audit_log (object, created_at desc);
 
-comment on table guard.apply_runs is 'One row per guard apply that changed something: who, when, the last migration then in place, and when it was undone.';
+comment on table guard.apply_runs is
+'One row per apply that changed something: who, when, the last migration then in place, when it was undone.';
 comment on table guard.object_log is
 'Every text of every file under sql/ that was ever applied; a null body says that the file''s objects were dropped.';
 comment on table guard.objects is
 'The replaceable objects as last applied: the file, its checksum, and a fingerprint of what the catalog then held.';
 comment on table guard.settings is 'One row per setting: value, default, unit and meaning.';
-comment on table guard.audit_log is 'Who changed a rule, a setting, a breaker or a queue item, with the values before and after.';
+comment on table guard.audit_log is
+'Who changed a rule, a setting, a breaker or a queue item, with the values before and after.';
 
 grant select on guard.settings to guard_app, guard_operator, guard_reader, guard_monitor;
 grant update (value, updated_at) on guard.settings to guard_operator;

@@ -1,9 +1,10 @@
 -- The application's tables, created where they are missing. An existing table is left exactly as it is here.
 insert into guard.provenance (kind, relation)
 select 'table', wanted.relation
-from unnest(array[
-    'public.companies', 'public.customers', 'public.services', 'public.staff', 'public.calls', 'public.appointments'
-]) as wanted (relation)
+from (
+    values ('public.companies'), ('public.customers'), ('public.services'), ('public.staff'), ('public.calls'),
+    ('public.appointments')
+) as wanted (relation)
 where to_regclass(wanted.relation) is null
 on conflict do nothing;
 

@@ -3,20 +3,43 @@
 insert into guard.provenance (kind, relation, name)
 select 'column', wanted.relation, wanted.name
 from (
-    select 'public.calls', c.name
-    from unnest(array[
-        'retell_call_id', 'direction', 'status', 'from_number', 'to_number', 'customer_id', 'customer_link_status',
-        'customer_link_method', 'customer_link_confidence', 'customer_linked_at', 'session_outcome',
-        'appointment_made', 'appointment_link_status', 'appointment_linked_at', 'booking_id', 'booking_details',
-        'booking_confirmed', 'call_successful', 'booking_failed', 'booking_failure_reason',
-        'requires_manual_processing', 'created_at', 'updated_at', 'guard_corrections'
-    ]) as c (name)
-    union all
-    select 'public.appointments', a.name
-    from unnest(array[
-        'call_id', 'customer_id', 'service_id', 'staff_id', 'calcom_v2_booking_id', 'source', 'status', 'starts_at',
-        'ends_at', 'created_at', 'updated_at', 'guard_corrections'
-    ]) as a (name)
+    values
+    ('public.calls', 'retell_call_id'),
+    ('public.calls', 'direction'),
+    ('public.calls', 'status'),
+    ('public.calls', 'from_number'),
+    ('public.calls', 'to_number'),
+    ('public.calls', 'customer_id'),
+    ('public.calls', 'customer_link_status'),
+    ('public.calls', 'customer_link_method'),
+    ('public.calls', 'customer_link_confidence'),
+    ('public.calls', 'customer_linked_at'),
+    ('public.calls', 'session_outcome'),
+    ('public.calls', 'appointment_made'),
+    ('public.calls', 'appointment_link_status'),
+    ('public.calls', 'appointment_linked_at'),
+    ('public.calls', 'booking_id'),
+    ('public.calls', 'booking_details'),
+    ('public.calls', 'booking_confirmed'),
+    ('public.calls', 'call_successful'),
+    ('public.calls', 'booking_failed'),
+    ('public.calls', 'booking_failure_reason'),
+    ('public.calls', 'requires_manual_processing'),
+    ('public.calls', 'created_at'),
+    ('public.calls', 'updated_at'),
+    ('public.calls', 'guard_corrections'),
+    ('public.appointments', 'call_id'),
+    ('public.appointments', 'customer_id'),
+    ('public.appointments', 'service_id'),
+    ('public.appointments', 'staff_id'),
+    ('public.appointments', 'calcom_v2_booking_id'),
+    ('public.appointments', 'source'),
+    ('public.appointments', 'status'),
+    ('public.appointments', 'starts_at'),
+    ('public.appointments', 'ends_at'),
+    ('public.appointments', 'created_at'),
+    ('public.appointments', 'updated_at'),
+    ('public.appointments', 'guard_corrections')
 ) as wanted (relation, name)
 where
     not exists (

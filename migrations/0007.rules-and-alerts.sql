@@ -80,15 +80,18 @@ comment on column guard.rules.grace is 'How long a contradiction may stand befor
 comment on column guard.rules.detection_window is 'How far back a rule that reports facts looks.';
 comment on column guard.rules.alert_throttle is 'The least time between two notifications of one rule and entity.';
 comment on column guard.rules.repairable is 'Whether guard can repair it; if not, correct only records.';
-comment on column guard.rules.enforceable is 'Whether refusing the write makes sense; a fact that is recorded is never refused.';
+comment on column guard.rules.enforceable is
+'Whether refusing the write makes sense; a fact that is recorded is never refused.';
 comment on column guard.rules.constraint_definition is
 'The table constraint that makes the rule hold without triggers: a table, then the definition.';
 comment on column guard.rules.probe is 'A statement that breaks the rule for call $1, appointment $2 and company $3.';
 
 comment on table guard.data_consistency_alerts is
 'Append-only log of detections and corrections, partitioned by month; metadata.changes holds the values before.';
-comment on table guard.pending_checks is 'Calls that claim a booking and must be looked at once their grace has passed.';
-comment on table guard.faults is 'Faults of guard itself that were not allowed to fail an application''s write.';
+comment on table guard.pending_checks is
+'Calls that claim a booking and must be looked at once their grace has passed.';
+comment on table guard.faults is
+'Faults of guard itself that were not allowed to fail an application''s write.';
 
 grant select on guard.rules to guard_app, guard_operator, guard_reader, guard_monitor;
 grant select on guard.data_consistency_alerts to guard_operator, guard_reader, guard_monitor;

@@ -8,7 +8,8 @@ values
 ('t', 'info', 'call', 'd', '2040-03-31 23:59:59+00'), ('t', 'info', 'call', 'd', '2040-04-01 00:00+00'),
 ('t', 'info', 'call', 'd', '2040-05-01 00:00+00');
 select is(
-    (select count(*) from guard.data_consistency_alerts_default), 3::bigint, 'without a month they go to the default partition'
+    (select count(*) from guard.data_consistency_alerts_default), 3::bigint,
+    'without a month they go to the default partition'
 );
 set local timezone = 'Pacific/Auckland';
 select results_eq(
@@ -25,7 +26,10 @@ insert into guard.data_consistency_alerts (alert_type, severity, entity_type, de
 values ('t', 'info', 'call', 'd', '2040-04-30 23:59:59+00');
 select is((select count(*) from guard.data_consistency_alerts_2040_04), 2::bigint, 'new rows go to their month');
 select is(
-    (select count(*) from pg_catalog.pg_index as i where i.indrelid = 'guard.data_consistency_alerts_2040_04'::regclass),
+    (
+        select count(*) from pg_catalog.pg_index as i
+        where i.indrelid = 'guard.data_consistency_alerts_2040_04'::regclass
+    ),
     (select count(*) from pg_catalog.pg_index as i where i.indrelid = 'guard.data_consistency_alerts'::regclass),
     'a month has the indexes'
 );

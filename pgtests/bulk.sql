@@ -19,11 +19,17 @@ insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from
 select is_empty('select from statements', 'sound calls: no further statement');
 
 insert into public.appointments (company_id, call_id) select 1, 1 + g % 500 from generate_series(1, 1000) as g;
-select results_eq('select relation, event from statements', $$values ('calls', 'UPDATE')$$, 'appointments: one UPDATE of the calls');
+select results_eq(
+    'select relation, event from statements', $$values ('calls', 'UPDATE')$$,
+    'appointments: one UPDATE of the calls'
+);
 delete from statements;
 
 delete from public.appointments where id % 2 = 0;
-select results_eq('select relation, event from statements', $$values ('calls', 'UPDATE')$$, 'deleting: one UPDATE of the calls');
+select results_eq(
+    'select relation, event from statements', $$values ('calls', 'UPDATE')$$,
+    'deleting: one UPDATE of the calls'
+);
 delete from statements;
 
 insert into public.calls (id, company_id) select g, 1 from generate_series(1001, 1500) as g;

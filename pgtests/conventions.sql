@@ -17,7 +17,8 @@ select is_empty(
     'every function pins an empty search_path'
 );
 select is_empty(
-    $$select identity from guard_functions where proowner <> 'guard_owner'::regrole$$, 'every function belongs to guard_owner'
+    $$select identity from guard_functions where proowner <> 'guard_owner'::regrole$$,
+    'every function belongs to guard_owner'
 );
 select is_empty(
     $$select f.identity from guard_functions as f

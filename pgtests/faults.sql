@@ -30,13 +30,15 @@ alter table guard.mislaid rename to pending_checks;
 alter view guard.tenant_mismatch rename to mislaid;
 insert into public.companies (id, name) values (2, 'B');
 select lives_ok(
-    'insert into public.appointments (company_id, call_id) values (2, 2)', 'a rule that cannot be asked lets the write through'
+    'insert into public.appointments (company_id, call_id) values (2, 2)',
+    'a rule that cannot be asked lets the write through'
 );
 alter view guard.mislaid rename to tenant_mismatch;
 
 alter table guard.rules rename to mislaid;
 select lives_ok(
-    $$insert into public.calls (id, company_id, direction, session_outcome) values (4, 1, 'inbound', 'booking_failed')$$,
+    $$insert into public.calls (id, company_id, direction, session_outcome)
+    values (4, 1, 'inbound', 'booking_failed')$$,
     'without the registry a row that no constraint refuses goes through'
 );
 select throws_ok(

@@ -5,8 +5,14 @@ select plan(19);
 insert into public.companies (id, name) values (1, 'A');
 
 -- rollout by a hash of the call's id
-select is((select count(*) from generate_series(1, 10000) as g where guard.in_rollout(g, 0)), 0::bigint, '0 percent is nobody');
-select is((select count(*) from generate_series(1, 10000) as g where guard.in_rollout(g, 100)), 10000::bigint, '100 is all');
+select is(
+    (select count(*) from generate_series(1, 10000) as g where guard.in_rollout(g, 0)), 0::bigint,
+    '0 percent is nobody'
+);
+select is(
+    (select count(*) from generate_series(1, 10000) as g where guard.in_rollout(g, 100)), 10000::bigint,
+    '100 is all'
+);
 select ok(
     (select count(*) from generate_series(1, 10000) as g where guard.in_rollout(g, 10)) between 850 and 1150,
     '10 percent are about a tenth'
@@ -38,7 +44,8 @@ select lives_ok(
 );
 select is_empty('select from public.calls where id > 200 and direction is null', 'but corrected');
 select throws_ok(
-    $$insert into public.calls (id, company_id) select g, 1 from generate_series(401, 600) as g where guard.in_rollout(g, 30)$$,
+    $$insert into public.calls (id, company_id)
+    select g, 1 from generate_series(401, 600) as g where guard.in_rollout(g, 30)$$,
     'ZG104', null, 'and those in it are refused'
 );
 select guard.set_rule('missing_direction', 'observe', 0);
@@ -65,7 +72,8 @@ select throws_ok($$select guard.set_rule('missing_direction', null)$$, 'ZG011', 
 select throws_ok($$select guard.set_rule('missing_direction', 'off', 101)$$, 'ZG012', null, 'too many percent');
 select throws_ok($$select guard.set_rule('missing_direction', 'off', null)$$, 'ZG012', null, 'no percent');
 select results_eq(
-    $$select actor = session_user, before, after from guard.audit_log where object = 'missing_direction' order by id desc limit 1$$,
+    $$select actor = session_user, before, after from guard.audit_log
+    where object = 'missing_direction' order by id desc limit 1$$,
     $$values (true, '{"mode": "enforce", "rollout_pct": 30}'::jsonb, '{"mode": "observe", "rollout_pct": 0}'::jsonb)$$,
     'every move is audited, with before and after'
 );

@@ -9,10 +9,12 @@ select lives_ok(
 );
 select lives_ok(
     $$select count(*) as missing from calls c left join appointments a on a.call_id = c.id
-      where c.appointment_made = true and a.id is null and c.created_at >= now() - interval '24 hours'$$, 'missing appointments'
+      where c.appointment_made = true and a.id is null and c.created_at >= now() - interval '24 hours'$$,
+    'missing appointments'
 );
 select lives_ok(
-    $$select alert_type, severity, count(*) as count, sum(case when auto_corrected then 1 else 0 end) as auto_corrected_count
+    $$select alert_type, severity, count(*) as count,
+      sum(case when auto_corrected then 1 else 0 end) as auto_corrected_count
       from data_consistency_alerts where detected_at >= now() - interval '24 hours' group by alert_type, severity
       order by count desc$$, 'alerts by type'
 );

@@ -22,15 +22,18 @@ select is_empty(
 );
 select count(guard.set_rule(r.rule, 'observe')) from guard.rules as r;
 select is_empty(
-    'select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p where p.passed is not true', 'observe'
+    'select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p where p.passed is not true',
+    'observe'
 );
 select count(guard.set_rule(r.rule, 'off')) from guard.rules as r;
 select is_empty(
-    'select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p where p.passed is not true', 'off'
+    'select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p where p.passed is not true',
+    'off'
 );
 select count(guard.set_rule(r.rule, 'enforce')) from guard.rules as r where r.enforceable;
 select is_empty(
-    'select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p where p.passed is not true', 'enforce'
+    'select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p where p.passed is not true',
+    'enforce'
 );
 select count(guard.set_rule(r.rule, 'enforce', 20)) from guard.rules as r where r.enforceable;
 select is_empty(

@@ -33,7 +33,8 @@ select is((select r.constraint_name from refusal as r), 'guard_missing_direction
 select ok((select r::text from refusal as r) !~ '\d{6}', 'and no phone number');
 select is_empty('select from public.calls', 'nothing was written');
 select results_eq(
-    'select count(distinct errcode), count(*) from guard.rules', 'values (11::bigint, 11::bigint)', 'every rule has its own SQLSTATE'
+    'select count(distinct errcode), count(*) from guard.rules', 'values (11::bigint, 11::bigint)',
+    'every rule has its own SQLSTATE'
 );
 
 select * from finish();

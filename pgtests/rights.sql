@@ -13,7 +13,10 @@ grant guard_reader to guard_test_reader;
 
 set local role guard_test_application;
 select lives_ok('insert into public.calls (id, company_id) values (1, 1)', 'a call that is repaired');
-select lives_ok('insert into public.appointments (id, company_id, call_id) values (1, 1, 1)', 'an appointment that is synced');
+select lives_ok(
+    'insert into public.appointments (id, company_id, call_id) values (1, 1, 1)',
+    'an appointment that is synced'
+);
 select lives_ok('delete from public.appointments', 'an appointment that goes');
 select throws_ok('select from guard.rules', '42501', null, 'guard''s tables are closed');
 select throws_ok($$select guard.set_rule('missing_direction', 'off')$$, '42501', null, 'and so are its functions');

@@ -18,9 +18,13 @@ delete from public.appointments where id = 3;
 select is_empty('select from public.calls', 'the writer sees no call');
 reset role;
 select is(
-    (select c.appointment_made from public.calls as c where c.id = 1), true, 'an appointment that the writer cannot see still counts'
+    (select c.appointment_made from public.calls as c where c.id = 1), true,
+    'an appointment that the writer cannot see still counts'
 );
-select is((select c.appointment_made from public.calls as c where c.id = 2), false, 'and a call that it cannot see follows');
+select is(
+    (select c.appointment_made from public.calls as c where c.id = 2), false,
+    'and a call that it cannot see follows'
+);
 
 select * from finish();
 rollback;

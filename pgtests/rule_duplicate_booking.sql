@@ -3,7 +3,8 @@ begin;
 select plan(8);
 
 insert into public.companies (id, name) values (1, 'A');
-insert into public.appointments (id, company_id, calcom_v2_booking_id) values (1, 1, 'bk_1'), (2, 1, null), (3, 1, null);
+insert into public.appointments (id, company_id, calcom_v2_booking_id)
+values (1, 1, 'bk_1'), (2, 1, null), (3, 1, null);
 select throws_ok(
     $$insert into public.appointments (company_id, calcom_v2_booking_id) values (1, 'bk_1')$$, '23505', null,
     'correct: the unique index of a table that guard made refuses it'
@@ -12,7 +13,8 @@ select throws_ok(
 drop index public.guard_duplicate_booking;
 insert into public.appointments (id, company_id, calcom_v2_booking_id) values (4, 1, 'bk_1'), (5, 1, 'bk_1');
 select bag_eq(
-    $$select entity_id from guard.data_consistency_alerts where alert_type = 'duplicate_booking'$$, array[4, 5]::bigint[],
+    $$select entity_id from guard.data_consistency_alerts where alert_type = 'duplicate_booking'$$,
+    array[4, 5]::bigint[],
     'correct, without the index: every one beyond the first is recorded'
 );
 select bag_eq('select entity_id from guard.duplicate_booking', array[4, 5]::bigint[], 'the view finds them');
@@ -31,7 +33,8 @@ select throws_ok(
     'enforce: refused, also before the index is there'
 );
 select throws_ok(
-    $$insert into public.appointments (company_id, calcom_v2_booking_id) values (1, 'bk_9'), (1, 'bk_9')$$, 'ZG110', null,
+    $$insert into public.appointments (company_id, calcom_v2_booking_id) values (1, 'bk_9'), (1, 'bk_9')$$,
+    'ZG110', null,
     'enforce: also within one statement'
 );
 select lives_ok(

@@ -25,7 +25,8 @@ select bag_eq(
     'every claim without a link is looked at again after the grace'
 );
 select cmp_ok(
-    (select min(p.due_at) from guard.pending_checks as p), '=', now() + interval '3 seconds', 'the grace is three seconds'
+    (select min(p.due_at) from guard.pending_checks as p), '=', now() + interval '3 seconds',
+    'the grace is three seconds'
 );
 
 -- with evidence: an appointment exists
@@ -90,7 +91,10 @@ select throws_ok(
 select throws_ok(
     'update public.calls set appointment_made = false where id = 5', 'ZG101', null, 'enforce: an update is refused'
 );
-select lives_ok('update public.calls set status = null where id in (11, 12, 13, 14)', 'enforce: old contradictions can be written');
+select lives_ok(
+    'update public.calls set status = null where id in (11, 12, 13, 14)',
+    'enforce: old contradictions can be written'
+);
 select is_empty('select from guard.session_outcome_mismatch', 'and are repaired by it (outcome)');
 select is_empty('select from guard.appointment_made_mismatch', 'and are repaired by it (flag)');
 

@@ -25,7 +25,10 @@ select is((select c.customer_link_confidence from public.calls as c where c.id =
 
 select guard.set_rule('inconsistent_customer_link', 'observe');
 insert into public.calls (id, company_id, direction, customer_id) values (3, 1, 'inbound', 1);
-select results_eq('select entity_id from guard.inconsistent_customer_link', array[3::bigint], 'observe: it stands, the view finds it');
+select results_eq(
+    'select entity_id from guard.inconsistent_customer_link', array[3::bigint],
+    'observe: it stands, the view finds it'
+);
 select ok(
     exists (select from guard.data_consistency_alerts as a where a.entity_id = 3 and not a.auto_corrected),
     'observe: it is recorded'

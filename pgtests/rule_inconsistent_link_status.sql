@@ -8,7 +8,8 @@ insert into public.appointments (company_id, call_id) values (1, 2);
 
 update public.calls set appointment_link_status = 'linked' where id = 1;
 select is(
-    (select c.appointment_link_status from public.calls as c where c.id = 1), 'unlinked', 'correct: linked to nothing is unlinked'
+    (select c.appointment_link_status from public.calls as c where c.id = 1), 'unlinked',
+    'correct: linked to nothing is unlinked'
 );
 update public.calls set appointment_link_status = 'creation_failed' where id = 2;
 select is(
@@ -35,7 +36,10 @@ update public.calls set appointment_link_status = 'linked' where id = 1;
 select is(
     (select c.appointment_link_status from public.calls as c where c.id = 1), 'linked', 'observe: nothing is changed'
 );
-select results_eq('select entity_id from guard.inconsistent_link_status', array[1::bigint], 'observe: the view finds it');
+select results_eq(
+    'select entity_id from guard.inconsistent_link_status', array[1::bigint],
+    'observe: the view finds it'
+);
 delete from public.appointments;
 select bag_eq(
     $$select entity_id, metadata ->> 'mode' from guard.data_consistency_alerts
@@ -50,7 +54,10 @@ select results_eq(
 
 select guard.set_rule('inconsistent_link_status', 'off');
 insert into public.appointments (company_id, call_id) values (1, 3);
-select is_empty('select from guard.data_consistency_alerts where entity_id = 3 and not auto_corrected', 'off: nothing is recorded');
+select is_empty(
+    'select from guard.data_consistency_alerts where entity_id = 3 and not auto_corrected',
+    'off: nothing is recorded'
+);
 
 select guard.set_rule('inconsistent_link_status', 'enforce');
 select throws_ok(

@@ -9,9 +9,13 @@ values
 (2, 1, 'inbound', 'appointment_booked', true, now() - interval '1 hour', now() - interval '1 second'),
 (3, 1, 'inbound', 'appointment_booked', true, now() - interval '1 hour', now() - interval '1 hour');
 select results_eq(
-    'select entity_id from guard.missing_appointment order by 1', array[1, 3]::bigint[], 'a claim counts after the grace'
+    'select entity_id from guard.missing_appointment order by 1', array[1, 3]::bigint[],
+    'a claim counts after the grace'
 );
-select bag_eq('select call_id from guard.pending_checks', array[1, 2, 3]::bigint[], 'correct: every claim is queued for a check');
+select bag_eq(
+    'select call_id from guard.pending_checks', array[1, 2, 3]::bigint[],
+    'correct: every claim is queued for a check'
+);
 
 insert into public.appointments (company_id, call_id) values (1, 1);
 select results_eq(
@@ -28,14 +32,17 @@ select guard.set_rule('missing_appointment', 'enforce');
 insert into public.calls (id, company_id, direction, session_outcome, appointment_made)
 values (5, 1, 'inbound', 'appointment_booked', true);
 select pass('enforce: the claim alone is not refused');
-savepoint claimed;
-select throws_ok('set constraints all immediate', 'ZG103', null, 'enforce: at COMMIT it is, while there is no appointment');
+savepoint claimed; -- noqa: PRS
+select throws_ok(
+    'set constraints all immediate', 'ZG103', null,
+    'enforce: at COMMIT it is, while there is no appointment'
+);
 rollback to savepoint claimed;
 insert into public.appointments (company_id, call_id) values (1, 5);
 select lives_ok('set constraints all immediate', 'enforce: with the appointment it passes');
 set constraints all deferred;
 
-savepoint withdrawn;
+savepoint withdrawn; -- noqa: PRS
 insert into public.calls (id, company_id, direction, appointment_made) values (6, 1, 'inbound', true);
 update public.calls set appointment_made = false where id = 6;
 select lives_ok('set constraints all immediate', 'enforce: a claim that was taken back passes');

@@ -6,7 +6,10 @@ insert into public.companies (id, name) values (1, 'A');
 
 -- correct, with the constraint in force: what a table that guard made starts with
 insert into public.calls (id, company_id) values (1, 1);
-select is((select c.direction from public.calls as c where c.id = 1), 'inbound', 'correct: the direction becomes inbound');
+select is(
+    (select c.direction from public.calls as c where c.id = 1), 'inbound',
+    'correct: the direction becomes inbound'
+);
 select results_eq(
     $$select alert_type, entity_type, entity_id, company_id, auto_corrected, metadata -> 'changes'
     from guard.data_consistency_alerts$$,
@@ -46,13 +49,18 @@ select is(
 select guard.set_rule('missing_direction', 'off');
 insert into public.calls (id, company_id) values (4, 1);
 select is(
-    (select count(*) from guard.data_consistency_alerts as a where a.entity_id = 4), 0::bigint, 'off: nothing is recorded'
+    (select count(*) from guard.data_consistency_alerts as a where a.entity_id = 4), 0::bigint,
+    'off: nothing is recorded'
 );
 
 select guard.set_rule('missing_direction', 'enforce');
-select throws_ok('insert into public.calls (id, company_id) values (5, 1)', 'ZG104', null, 'enforce: an insert is refused');
 select throws_ok(
-    'update public.calls set direction = null where id = 2', 'ZG104', null, 'enforce: an update that breaks it is refused'
+    'insert into public.calls (id, company_id) values (5, 1)', 'ZG104', null,
+    'enforce: an insert is refused'
+);
+select throws_ok(
+    'update public.calls set direction = null where id = 2', 'ZG104', null,
+    'enforce: an update that breaks it is refused'
 );
 select lives_ok(
     $$update public.calls set status = 'ended again' where id = 4$$,

@@ -7,7 +7,10 @@ insert into public.calls (id, company_id, direction, booking_id)
 values (1, 1, 'inbound', 'bk_1'), (2, 1, 'inbound', 'bk_2'), (3, 1, 'inbound', 'bk_2'), (4, 2, 'inbound', 'bk_4');
 
 insert into public.appointments (id, company_id, source, calcom_v2_booking_id) values (1, 1, 'retell_webhook', 'bk_1');
-select is((select a.call_id from public.appointments as a where a.id = 1), 1::bigint, 'correct: linked through the booking id');
+select is(
+    (select a.call_id from public.appointments as a where a.id = 1), 1::bigint,
+    'correct: linked through the booking id'
+);
 select results_eq(
     'select appointment_made, session_outcome, appointment_link_status from public.calls where id = 1',
     $$values (true, 'appointment_booked', 'linked')$$, 'correct: and its call follows'
@@ -29,7 +32,10 @@ select bag_eq(
 );
 select bag_eq('select entity_id from guard.orphaned_appointment', array[2, 3, 4]::bigint[], 'the view finds them');
 insert into public.appointments (id, company_id, source) values (5, 1, 'manual');
-select is_empty('select from guard.orphaned_appointment where entity_id = 5', 'an appointment from elsewhere needs no call');
+select is_empty(
+    'select from guard.orphaned_appointment where entity_id = 5',
+    'an appointment from elsewhere needs no call'
+);
 
 alter table public.appointments drop constraint appointments_call_id_fkey;
 insert into public.appointments (id, company_id, source, call_id) values (6, 1, 'retell_webhook', 99);

@@ -26,17 +26,22 @@ alter table public.appointments drop constraint guard_overlapping_appointment;
 insert into public.appointments (id, company_id, staff_id, starts_at, ends_at)
 values (10, 1, 1, '2030-01-01 09:30', '2030-01-01 10:30');
 select results_eq(
-    $$select entity_id, auto_corrected from guard.data_consistency_alerts where alert_type = 'overlapping_appointment'$$,
+    $$select entity_id, auto_corrected from guard.data_consistency_alerts
+    where alert_type = 'overlapping_appointment'$$,
     $$values (10::bigint, false)$$, 'correct, without the constraint: the later one is recorded, once'
 );
 select results_eq('select entity_id from guard.overlapping_appointment', array[10::bigint], 'the view finds it');
 
 select guard.set_rule('overlapping_appointment', 'observe');
 update public.appointments set status = 'booked' where id = 3;
-select isnt_empty('select from guard.data_consistency_alerts where entity_id = 3', 'observe: taking up a slot again is recorded');
+select isnt_empty(
+    'select from guard.data_consistency_alerts where entity_id = 3',
+    'observe: taking up a slot again is recorded'
+);
 update public.appointments set updated_at = now() where id = 3;
 select is(
-    (select count(*) from guard.data_consistency_alerts as a where a.entity_id = 3), 1::bigint, 'once, not on every update'
+    (select count(*) from guard.data_consistency_alerts as a where a.entity_id = 3), 1::bigint,
+    'once, not on every update'
 );
 
 select guard.set_rule('overlapping_appointment', 'off');
@@ -47,11 +52,13 @@ select is_empty('select from guard.data_consistency_alerts where entity_id = 11'
 select guard.set_rule('overlapping_appointment', 'enforce');
 select throws_ok(
     $$insert into public.appointments (company_id, staff_id, starts_at, ends_at)
-    values (1, 1, '2030-01-01 09:45', '2030-01-01 09:50')$$, 'ZG111', null, 'enforce: refused, also before the constraint is there'
+    values (1, 1, '2030-01-01 09:45', '2030-01-01 09:50')$$, 'ZG111', null,
+    'enforce: refused, also before the constraint is there'
 );
 update public.appointments set id = 12 where id = 4;
 select throws_ok(
-    'update public.appointments set staff_id = 1 where id = 12', 'ZG111', null, 'enforce: moving into a taken slot is refused'
+    'update public.appointments set staff_id = 1 where id = 12', 'ZG111', null,
+    'enforce: moving into a taken slot is refused'
 );
 select lives_ok(
     $$update public.appointments set status = 'done' where id = 1$$, 'enforce: what overlapped before can be written'

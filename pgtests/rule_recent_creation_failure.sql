@@ -16,7 +16,10 @@ select is((select count(*) from guard.data_consistency_alerts), 2::bigint, 'anot
 insert into public.calls (id, company_id, direction, session_outcome, created_at, updated_at)
 values (2, 1, 'inbound', 'booking_failed', now() - interval '59 minutes', now() - interval '59 minutes'),
 (3, 1, 'inbound', 'booking_failed', now() - interval '61 minutes', now() - interval '61 minutes');
-select bag_eq('select entity_id from guard.recent_creation_failure', array[1, 2]::bigint[], 'the view looks back one hour');
+select bag_eq(
+    'select entity_id from guard.recent_creation_failure', array[1, 2]::bigint[],
+    'the view looks back one hour'
+);
 
 select throws_ok(
     $$select guard.set_rule('recent_creation_failure', 'enforce')$$, 'ZG013', null, 'a fact cannot be enforced'

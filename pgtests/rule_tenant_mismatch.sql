@@ -26,10 +26,14 @@ select is_empty('select from guard.data_consistency_alerts where entity_id = 3',
 
 select guard.set_rule('tenant_mismatch', 'enforce');
 select throws_ok(
-    'insert into public.appointments (company_id, call_id) values (2, 3)', 'ZG109', null, 'enforce: an insert is refused'
+    'insert into public.appointments (company_id, call_id) values (2, 3)', 'ZG109', null,
+    'enforce: an insert is refused'
 );
 insert into public.appointments (id, company_id, call_id) values (4, 1, 3);
-select throws_ok('update public.appointments set company_id = 2 where id = 4', 'ZG109', null, 'enforce: a change of company');
+select throws_ok(
+    'update public.appointments set company_id = 2 where id = 4', 'ZG109', null,
+    'enforce: a change of company'
+);
 select throws_ok('update public.calls set company_id = 2 where id = 3', 'ZG109', null, 'enforce: on either side');
 select lives_ok(
     $$update public.appointments set status = 'done' where id = 1$$, 'enforce: what was wrong before can be written'

@@ -7,11 +7,15 @@ select is(guard.setting('nope'), null, 'an unknown setting is null');
 select lives_ok($$select guard.set_setting('app_timezone', 'Europe/Berlin')$$, 'a setting can be changed');
 select is(guard.setting('app_timezone'), 'Europe/Berlin', 'and is');
 select results_eq(
-    $$select before ->> 'value' <> 'Europe/Berlin', after ->> 'value' from guard.audit_log where object = 'app_timezone'$$,
+    $$select before ->> 'value' <> 'Europe/Berlin', after ->> 'value'
+    from guard.audit_log where object = 'app_timezone'$$,
     $$values (true, 'Europe/Berlin')$$, 'the change is audited'
 );
 select throws_ok($$select guard.set_setting('nope', '1')$$, 'ZG001', null, 'an unknown setting cannot be set');
-select throws_ok($$select guard.set_setting('app_timezone', 'Berlin')$$, 'ZG002', null, 'nor a zone that does not exist');
+select throws_ok(
+    $$select guard.set_setting('app_timezone', 'Berlin')$$, 'ZG002', null,
+    'nor a zone that does not exist'
+);
 
 set local timezone = 'Asia/Tokyo';
 select is(

@@ -16,10 +16,10 @@ select results_eq(
 );
 select is_empty('select from guard.data_consistency_alerts', 'it is no fault');
 
-savepoint s;
+savepoint s; -- noqa: PRS
 create temporary table seen as select c.xmin::text as version from public.calls as c where c.id = 2;
 insert into public.appointments (id, company_id, call_id) values (9, 1, 2);
-savepoint t;
+savepoint t; -- noqa: PRS
 delete from public.appointments where id = 9;
 select isnt_empty(
     'select c.xmin::text from public.calls as c where c.id = 2 except select version from seen',
@@ -36,7 +36,8 @@ select results_eq(
 
 truncate public.appointments;
 select is_empty(
-    $$select from public.calls where appointment_made or appointment_link_status = 'linked'$$, 'TRUNCATE unlinks every call'
+    $$select from public.calls where appointment_made or appointment_link_status = 'linked'$$,
+    'TRUNCATE unlinks every call'
 );
 select is_empty('select from guard.missing_appointment', 'no phantom is left');
 select is_empty('select from guard.inconsistent_link_status', 'no link is left');

@@ -30,20 +30,23 @@ select is_empty('select from guard.pending_checks', 'nothing is left to check');
 update public.calls set appointment_linked_at = '2020-01-01' where id = 1;
 create temporary table seen as select c.xmin::text as version from public.calls as c where c.id = 1;
 select is(
-    (select c.appointment_linked_at from public.calls as c where c.id = 1), '2020-01-01', 'the application may write linked-at'
+    (select c.appointment_linked_at from public.calls as c where c.id = 1), '2020-01-01',
+    'the application may write linked-at'
 );
-savepoint s; -- a subtransaction has an id of its own
+savepoint s; -- noqa: PRS
 insert into public.appointments (company_id, call_id) values (1, 1);
 select isnt_empty(
     'select c.xmin::text from public.calls as c where c.id = 1 except select version from seen',
     'a call that says so already is written all the same: a session that removes must wait'
 );
 select is(
-    (select c.appointment_linked_at from public.calls as c where c.id = 1), '2020-01-01', 'and keeps the time it was linked at'
+    (select c.appointment_linked_at from public.calls as c where c.id = 1), '2020-01-01',
+    'and keeps the time it was linked at'
 );
 
 select lives_ok(
-    $$insert into public.appointments (company_id, call_id) select 1, 1 where false$$, 'a statement without rows does nothing'
+    $$insert into public.appointments (company_id, call_id) select 1, 1 where false$$,
+    'a statement without rows does nothing'
 );
 
 select * from finish();

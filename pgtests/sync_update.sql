@@ -32,10 +32,11 @@ select results_eq(
 update public.appointments as a set call_id = b.call_id
 from public.appointments as b where (a.id, b.id) in ((3, 4), (4, 3));
 select is_empty(
-    'select from public.calls where id in (3, 4) and appointment_made is not true', 'two that swap their calls both stay booked'
+    'select from public.calls where id in (3, 4) and appointment_made is not true',
+    'two that swap their calls both stay booked'
 );
 
-savepoint s;
+savepoint s; -- noqa: PRS
 create temporary table seen as select c.id, c.xmin::text as version from public.calls as c;
 update public.appointments set status = 'confirmed';
 select is_empty(

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from guard import audit as auditing
-from guard import rules as registry
 from guard import database
+from guard import rules as registry
 from guard.cli.base import FOUND, State, json_option, pass_state
 from guard.cli.schema import own_rules_option
 
@@ -102,7 +102,8 @@ def show_rule(state: State, rule: str) -> None:
         state.print_json(found)
         return
     state.print_table(
-        ("", ""), [(f"[bold]{name.replace('_', ' ')}", "-" if value is None else value) for name, value in found.items()]
+        ("", ""),
+        [(f"[bold]{name.replace('_', ' ')}", "-" if value is None else value) for name, value in found.items()],
     )
 
 

@@ -29,7 +29,11 @@ def _bar(state: State) -> Progress:
 
 @click.command()
 @own_rules_option
-@click.option("--app-timezone", metavar="ZONE", help="The zone of the application's local timestamps, e.g. Europe/Berlin.")
+@click.option(
+    "--app-timezone",
+    metavar="ZONE",
+    help="The zone of the application's local timestamps, e.g. Europe/Berlin.",
+)
 @click.option("--prune", is_flag=True, help="Drop objects that no file provides any more.")
 @json_option
 @pass_state
@@ -178,7 +182,9 @@ def verify(state: State, own_rules: Path | None) -> None:
         for note in result["notes"]:
             state.out.print(f"note: {note}", markup=False)
         if result["ok"]:
-            state.out.print("[green]ok[/green]: files, ledger and catalog agree, and every rule does what its mode says.")
+            state.out.print(
+                "[green]ok[/green]: files, ledger and catalog agree, and every rule does what its mode says."
+            )
         else:
             state.print_table(
                 ("kind", "object", "fix"), [(f["kind"], f["object"], f["fix"]) for f in result["findings"]]

@@ -11,9 +11,7 @@ from guard.server import EmbeddedServer, ServerStatus
 
 
 @click.command()
-@click.option(
-    "--port", type=click.IntRange(1, 65535), metavar="N", help="Listen on 127.0.0.1:N too, with a password."
-)
+@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Listen on 127.0.0.1:N too, with a password.")
 @json_option
 @pass_state
 def up(state: State, port: int | None) -> None:
@@ -81,6 +79,6 @@ def _print(state: State, server: ServerStatus, remark: str | None = None) -> Non
     }
     for name, value in rows.items():
         if value:
-            state.out.print(f"[bold]{name:<8}[/bold]  {value}", soft_wrap=True)
+            state.out.print(f"{name:<8}  {value}", markup=False, soft_wrap=True)
     if remark:
         state.out.print(remark)

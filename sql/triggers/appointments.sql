@@ -27,8 +27,9 @@
 -- Locks: FOR NO KEY UPDATE on the affected calls; ROW EXCLUSIVE on the alerts where something is wrong.
 --
 -- The mode of inconsistent_link_status decides whether calls follow: at correct and enforce they do.
--- Local timestamp columns are written in settings.app_timezone: set in a function with a `set timezone` clause, the zone
--- ends with the function. guard.writer says 'guard' while the calls are written, so that the triggers on calls let it be.
+-- Local timestamp columns are written in settings.app_timezone: set in a function with a `set timezone` clause, the
+-- zone ends with the function. guard.writer says 'guard' while the calls are written, so that the triggers on calls
+-- let the write be.
 -- All are security definer: whoever writes an appointment need not have rights on calls or on guard's tables.
 -- Raises the rules' own SQLSTATEs, ZG1xx. Applying this file takes SHARE ROW EXCLUSIVE on public.appointments.
 
