@@ -32,7 +32,7 @@ bench: $(VENV) debian-packages  ## Measure what guard costs, as ratios
 	$(BIN)/python -m bench
 
 snapshot: $(VENV) debian-packages  ## Regenerate the committed snapshots, whose diff is reviewed
-	$(BIN)/python tools/snapshot.py
+	GUARD_SNAPSHOT=write $(BIN)/pytest tests/test_snapshot.py
 
 clean:  ## Remove what the other targets made
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

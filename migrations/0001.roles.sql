@@ -49,3 +49,8 @@ comment on schema guard is
 
 comment on table guard.provenance is
 'What guard itself added to this database and cluster, so that a rollback removes exactly that.';
+
+comment on column guard.provenance.kind is 'role, extension, table or column.';
+comment on column guard.provenance.relation is 'The role, the extension, or the qualified table.';
+comment on column guard.provenance.name is 'The column; empty otherwise.';
+comment on column guard.provenance.added_at is 'When guard added it.';

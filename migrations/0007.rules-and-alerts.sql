@@ -83,8 +83,9 @@ comment on column guard.rules.repairable is 'Whether guard can repair it; if not
 comment on column guard.rules.enforceable is
 'Whether refusing the write makes sense; a fact that is recorded is never refused.';
 comment on column guard.rules.constraint_definition is
-'The table constraint that makes the rule hold without triggers: a table, then the definition.';
-comment on column guard.rules.probe is 'A statement that breaks the rule for call $1, appointment $2 and company $3.';
+'The constraint that makes the rule hold without triggers, as in ALTER TABLE; a unique index, as in CREATE INDEX.';
+comment on column guard.rules.probe is
+'Breaks the rule for call $1, appointment $2, company $3; may use customer $4, another company $5, staff member $6.';
 
 comment on table guard.data_consistency_alerts is
 'Append-only log of detections and corrections, partitioned by month; metadata.changes holds the values before.';
@@ -92,6 +93,42 @@ comment on table guard.pending_checks is
 'Calls that claim a booking and must be looked at once their grace has passed.';
 comment on table guard.faults is
 'Faults of guard itself that were not allowed to fail an application''s write.';
+
+comment on column guard.rules.rule is 'Its name, and that of its view in schema guard.';
+comment on column guard.rules.severity is 'info, warning or critical.';
+comment on column guard.rules.entity_type is 'What it is about: call or appointment.';
+comment on column guard.rules.errcode is 'The SQLSTATE of its refusals.';
+comment on column guard.rules.description is 'What is wrong where it is broken.';
+comment on column guard.rules.repair is 'What guard does about it at correct.';
+comment on column guard.rules.runbook is 'What the application or a person should do.';
+comment on column guard.rules.constraint_kind is 'check, unique or exclude; null if it has none.';
+comment on column guard.rules.created_at is 'When it was registered first.';
+comment on column guard.rules.updated_at is 'When it was registered or moved last.';
+
+comment on column guard.data_consistency_alerts.id is 'Unique together with detected_at.';
+comment on column guard.data_consistency_alerts.alert_type is 'The rule.';
+comment on column guard.data_consistency_alerts.severity is 'The severity of the rule when it was detected.';
+comment on column guard.data_consistency_alerts.entity_type is 'call or appointment.';
+comment on column guard.data_consistency_alerts.entity_id is 'The id of the call or appointment.';
+comment on column guard.data_consistency_alerts.company_id is 'The company that it belongs to.';
+comment on column guard.data_consistency_alerts.description is 'What was wrong.';
+comment on column guard.data_consistency_alerts.metadata is
+'mode: what the rule stood at; changes: column, before and after of each correction.';
+comment on column guard.data_consistency_alerts.detected_at is 'When it was detected.';
+comment on column guard.data_consistency_alerts.auto_corrected is 'Whether guard repaired it in the same write.';
+comment on column guard.data_consistency_alerts.corrected_at is 'When it was repaired; null if it was not.';
+comment on column guard.data_consistency_alerts.created_at is 'When this row was written.';
+comment on column guard.data_consistency_alerts.updated_at is 'When this row was written last.';
+
+comment on column guard.pending_checks.call_id is 'The call.';
+comment on column guard.pending_checks.due_at is 'When its grace has passed.';
+comment on column guard.pending_checks.created_at is 'When the claim was written.';
+
+comment on column guard.faults.id is 'Grows with each fault.';
+comment on column guard.faults.place is 'The function that could not do its part.';
+comment on column guard.faults.errcode is 'The SQLSTATE.';
+comment on column guard.faults.message is 'The message, without detail.';
+comment on column guard.faults.created_at is 'When it happened.';
 
 grant select on guard.rules to guard_app, guard_operator, guard_reader, guard_monitor;
 grant select on guard.data_consistency_alerts to guard_operator, guard_reader, guard_monitor;

@@ -1,6 +1,6 @@
 -- What every object of guard's must look like, read from the catalog.
 begin;
-select plan(14);
+select plan(15);
 
 create extension if not exists plpgsql_check;
 
@@ -60,6 +60,13 @@ select is_empty(
     where c.relnamespace = 'guard'::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
     and c.relname !~ '^_?yoyo' and obj_description(c.oid, 'pg_class') is null$$,
     'every table and view has a comment'
+);
+select is_empty(
+    $$select c.relname, a.attname from pg_catalog.pg_class as c
+    inner join pg_catalog.pg_attribute as a on c.oid = a.attrelid and a.attnum > 0 and not a.attisdropped
+    where c.relnamespace = 'guard'::regnamespace and c.relkind in ('r', 'p', 'v') and not c.relispartition
+    and c.relname !~ '^_?yoyo' and col_description(c.oid, a.attnum) is null$$,
+    'and so has every column'
 );
 select is_empty(
     $$select r.rule from guard.rules as r

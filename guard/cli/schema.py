@@ -23,7 +23,12 @@ own_rules_option = click.option(
 
 def _bar(state: State) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=state.err, transient=True
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=state.err,
+        transient=True,
+        disable=not state.err.is_terminal,
     )
 
 

@@ -1,0 +1,241 @@
+"""The main job on real input: a dirty booking database is audited, guarded and corrected.
+
+Starts the embedded server in a folder of its own, loads the legacy example into it, and runs the guard command step by
+step; every command is shown as it could be typed. Exits 1 as soon as a step does not do what it should.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+GUARD = str(Path(sys.executable).with_name("guard"))
+CALLS = 10_000
+
+#: What examples/legacy/README.md says is wrong, as a share of the calls.
+DEFECTS = {
+    "session_outcome_mismatch": 100,
+    "appointment_made_mismatch": 100,
+    "missing_appointment": 100,
+    "missing_direction": 100,
+    "orphaned_appointment": 50,
+    "inconsistent_link_status": 100,
+    "inconsistent_customer_link": 100,
+    "recent_creation_failure": None,
+    "tenant_mismatch": 1000,
+    "duplicate_booking": 1000,
+    "overlapping_appointment": 1000,
+}
+OWN_ROW_RULES = (
+    "missing_direction",
+    "session_outcome_mismatch",
+    "appointment_made_mismatch",
+    "inconsistent_customer_link",
+    "inconsistent_link_status",
+)
+
+console = Console(highlight=False)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="guard-demo-") as folder:
+        if os.geteuid() == 0:
+            os.chmod(folder, 0o711)  # noqa: S103  # the server runs as another user, who must reach the folder
+        os.environ["GUARD_HOME"] = f"{folder}/home"
+        for name in [name for name in os.environ if name == "GUARD_DSN" or name.startswith("PG")]:
+            del os.environ[name]
+        try:
+            run(guard_json("up")["dsn"])
+        finally:
+            guard("down")
+
+
+def run(server: str) -> None:
+    """The demo, on the server that runs at `server`."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("create database legacy")
+    legacy = psycopg.conninfo.make_conninfo(server, dbname="legacy")
+    os.environ["GUARD_DSN"] = legacy
+
+    with psycopg.connect(legacy, autocommit=True) as connection:
+        title(f"A booking database as it is before guard: {CALLS:,} calls")
+        connection.execute(f"set legacy.calls = {CALLS}")
+        for name in ("schema.sql", "load.sql"):
+            connection.execute((HERE / "legacy" / name).read_bytes())
+        check_audit()
+        before = rows(connection)
+
+        title("Adopt it: every rule starts at observe, nothing is changed")
+        guard("apply")
+        expect(rows(connection) == before, "guard apply left every row as it was")
+        check_audit()
+
+        title("In observe a bad write goes through, and is recorded")
+        write(connection, "update calls set direction = null where id = 10")
+        show(connection, "select id, direction from calls where id = 10", [(10, None)])
+        show_alerts(connection, [("missing_direction", 10, False)])
+
+        title("Raise the rules about a single row to correct")
+        for rule in OWN_ROW_RULES:
+            guard("rules", "set", rule, "--mode", "correct", expected=2)
+        guard("rules", "list")
+
+        title("Now bad writes are repaired, and the values before are kept")
+        write(
+            connection,
+            """
+            insert into calls (id, company_id, session_outcome, appointment_made, customer_id, created_at, updated_at)
+            values (20001, 1, 'abandoned', true, 1, localtimestamp, localtimestamp)
+            """,
+        )
+        show(
+            connection,
+            """
+            select direction, session_outcome, appointment_made, customer_link_status, customer_link_method
+            from calls where id = 20001
+            """,
+            [("inbound", "appointment_booked", True, "linked", "phone_match")],
+        )
+        show_alerts(
+            connection,
+            [
+                ("appointment_made_mismatch", 20001, True),
+                ("inconsistent_customer_link", 20001, True),
+                ("missing_direction", 20001, True),
+            ],
+        )
+
+        title("A call follows its appointments")
+        write(
+            connection,
+            """
+            insert into appointments (id, company_id, call_id, source, created_at, updated_at)
+            values (20001, 1, 20001, 'retell_webhook', localtimestamp, localtimestamp)
+            """,
+        )
+        flags = "select session_outcome, appointment_made, appointment_link_status from calls where id = 20001"
+        show(connection, flags, [("appointment_booked", True, "linked")])
+        write(connection, "delete from appointments where id = 20001")
+        show(connection, flags, [("appointment_removed", False, "unlinked")])
+
+        title("At enforce a bad write is refused")
+        guard("rules", "set", "tenant_mismatch", "--mode", "enforce")
+        refused(connection, "insert into appointments (company_id, call_id) values (2, 20001)", "ZG109")
+
+        title("Everything is as it should be")
+        guard("verify")
+
+
+def guard(*arguments: str, expected: int = 0) -> None:
+    """Run a guard command and show what it prints. Ends the demo if it exits otherwise than expected."""
+    console.print(f"\n[bold cyan]$ guard {' '.join(arguments)}[/bold cyan]")
+    sys.stdout.flush()
+    completed = subprocess.run([GUARD, *arguments], check=False)
+    if completed.returncode != expected:
+        fail(f"guard {arguments[0]} exited {completed.returncode}, and {expected} was expected")
+
+
+def guard_json(*arguments: str) -> Any:
+    console.print(f"\n[bold cyan]$ guard {' '.join(arguments)} --json[/bold cyan]")
+    completed = subprocess.run([GUARD, *arguments, "--json"], check=False, stdout=subprocess.PIPE)
+    if completed.returncode not in (0, 2):
+        fail(f"guard {arguments[0]} exited {completed.returncode}")
+    return json.loads(completed.stdout)
+
+
+def check_audit() -> None:
+    """Audit, and hold the counts against those of examples/legacy/README.md."""
+    audit = guard_json("audit")
+    table = Table("rule", "severity", box=None, header_style="bold", pad_edge=False)
+    table.add_column("counted", justify="right")
+    table.add_column("should be", justify="right")
+    expected = {rule: CALLS // share if share else 0 for rule, share in DEFECTS.items()}
+    for rule in audit["rules"]:
+        table.add_row(rule["rule"], rule["severity"], str(rule["violations"]), str(expected[rule["rule"]]))
+    console.print(table)
+    console.print(f"{audit['total_calls']} calls, {audit['consistency_rate_pct']:.2f} % of them consistent")
+    expect({r["rule"]: r["violations"] for r in audit["rules"]} == expected, "every rule counts exactly its defects")
+
+
+def rows(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+    """A digest of every row of the application's, without the column that guard adds."""
+    query = """
+        select 'calls', md5(string_agg((to_jsonb(c) - 'guard_corrections')::text, ',' order by c.id)) from calls as c
+        union all
+        select 'appointments', md5(string_agg((to_jsonb(a) - 'guard_corrections')::text, ',' order by a.id))
+        from appointments as a
+    """
+    return connection.execute(query).fetchall()
+
+
+def write(connection: psycopg.Connection, statement: str) -> None:
+    console.print(f"\n[bold cyan]=# {' '.join(statement.split())};[/bold cyan]")
+    connection.execute(statement.encode())
+
+
+def show(connection: psycopg.Connection, query: str, expected: Sequence[tuple[Any, ...]]) -> None:
+    """Run a query, print its rows, and end the demo if they are not the expected ones."""
+    console.print(f"\n[bold cyan]=# {' '.join(query.split())};[/bold cyan]")
+    cursor = connection.execute(query.encode())
+    found = cursor.fetchall()
+    table = Table(*[column.name for column in cursor.description or ()], box=None, header_style="bold", pad_edge=False)
+    for row in found:
+        table.add_row(*["null" if cell is None else str(cell) for cell in row])
+    console.print(table)
+    if found != list(expected):
+        fail(f"expected {list(expected)}")
+
+
+def show_alerts(connection: psycopg.Connection, expected: Sequence[tuple[str, int, bool]]) -> None:
+    entity = expected[0][1]
+    show(
+        connection,
+        f"""
+        select alert_type, entity_id, auto_corrected
+        from guard.data_consistency_alerts where entity_id = {entity} order by alert_type
+        """,
+        expected,
+    )
+
+
+def refused(connection: psycopg.Connection, statement: str, sqlstate: str) -> None:
+    console.print(f"\n[bold cyan]=# {' '.join(statement.split())};[/bold cyan]")
+    try:
+        connection.execute(statement.encode())
+    except psycopg.Error as error:
+        console.print(f"[red]ERROR[/red]: {error.diag.sqlstate}: {error.diag.message_primary}")
+        console.print(f"DETAIL: {error.diag.message_detail}\nHINT: {error.diag.message_hint}")
+        if error.diag.sqlstate == sqlstate:
+            return
+    fail(f"expected the write to be refused with {sqlstate}")
+
+
+def title(text: str) -> None:
+    console.print()
+    console.rule(f"[bold]{text}", align="left")
+
+
+def expect(true: bool, what: str) -> None:
+    if not true:
+        fail(f"not so: {what}")
+    console.print(f"[green]ok[/green]: {what}")
+
+
+def fail(message: str) -> None:
+    console.print(f"[red]{message}[/red]")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
