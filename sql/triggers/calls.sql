@@ -308,9 +308,12 @@ begin
             perform guard.record_corrections('call', v_marked);
         end if;
         select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
-        from new_rows as n
-        inner join public.appointments as a on n.id = a.call_id
-        where n.guard_corrections @> '[{"rule": "tenant_mismatch"}]' and a.company_id is distinct from n.company_id;
+        from public.appointments as a
+        where
+            a.call_id = any(array(
+                select n.id from new_rows as n where n.guard_corrections @> '[{"rule": "tenant_mismatch"}]'
+            ))
+            and a.company_id is distinct from (select c.company_id from public.calls as c where c.id = a.call_id);
         if v_appointments is not null then
             perform guard.record_violations('tenant_mismatch', v_appointments, v_calls);
         end if;
@@ -338,7 +341,7 @@ declare
 begin
     select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
     from public.appointments as a
-    where a.source = 'retell_webhook' and a.call_id in (select o.id from old_rows as o);
+    where a.source = 'retell_webhook' and a.call_id = any(array(select o.id from old_rows as o));
     if v_appointments is not null then
         perform guard.record_violations('orphaned_appointment', v_appointments, v_calls);
     end if;
