@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from guard.cli import rules, schema, server
@@ -24,6 +26,8 @@ def main(context: click.Context, dsn: str | None, as_json: bool, debug: bool) ->
     Commands work on --dsn (or GUARD_DSN), else on the server that libpq's PG* variables name, else on the
     embedded server that `guard up` starts.
     """
+    # local timestamps are in the server's zone, whatever the zone of this terminal
+    os.environ.pop("PGTZ", None)
     context.obj = State(dsn=dsn, as_json=as_json, debug=debug)
 
 

@@ -410,7 +410,7 @@ create or replace trigger before_insert_call_note_failure
 before insert on public.calls
 for each row
 when (
-    new.session_outcome in ('creation_failed', 'booking_failed')
+    new.session_outcome::text = any('{creation_failed,booking_failed}')
 )
 execute function guard.call_note_failure();
 
@@ -473,7 +473,7 @@ create or replace trigger before_update_call_note_failure
 before update on public.calls
 for each row
 when (
-    new.session_outcome in ('creation_failed', 'booking_failed')
+    new.session_outcome::text = any('{creation_failed,booking_failed}')
     and new.session_outcome is distinct from old.session_outcome
 )
 execute function guard.call_note_failure();
