@@ -10,7 +10,7 @@ language sql
 stable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select s.value from guard.settings as s where s.name = p_name
 $$;
@@ -25,7 +25,7 @@ returns guard.settings
 language plpgsql
 volatile
 security definer -- operators may change a value only together with its line in the audit log
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_before guard.settings;
