@@ -55,10 +55,16 @@ comment on function guard.set_setting(text, text) is 'Change a setting; the chan
 
 grant execute on function guard.set_setting(text, text) to guard_operator;
 
--- The zone of the application's local timestamps starts as the zone that this server writes them in.
+-- The one place that says what there is to set. The zone of the application's local timestamps starts as the zone that
+-- this server writes them in.
 insert into guard.settings (name, value, default_value, unit, description)
-values (
-    'app_timezone', current_setting('TimeZone'), current_setting('TimeZone'), 'time zone name',
-    'The zone that the application''s timestamp columns without a zone are written in.'
-)
+select s.name, s.value, s.value, s.unit, s.description
+from (
+    values
+    ('app_timezone', current_setting('TimeZone'), 'time zone name',
+        'The zone that the application''s timestamp columns without a zone are written in.'),
+    ('max_appointment_age_seconds', '300', 'seconds',
+        'How old an appointment may be when the booking that made it is validated.'),
+    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.')
+) as s (name, value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;
