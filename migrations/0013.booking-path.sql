@@ -106,7 +106,8 @@ comment on table guard.manual_review_queue is 'What a person must decide: one op
 comment on column guard.manual_review_queue.id is 'Grows with each item.';
 comment on column guard.manual_review_queue.call_id is 'The call; null where none is known.';
 comment on column guard.manual_review_queue.retell_call_id is 'The phone agent''s id of the call.';
-comment on column guard.manual_review_queue.subject is 'What the item is about where no call is known, a booking id say.';
+comment on column guard.manual_review_queue.subject is
+'What the item is about where no call is known, a booking id say.';
 comment on column guard.manual_review_queue.reason is 'Why a person is asked; decides the priority.';
 comment on column guard.manual_review_queue.context is 'What is known: ids and values, no phone numbers.';
 comment on column guard.manual_review_queue.priority is '1, the most urgent, to 5.';
@@ -134,7 +135,8 @@ comment on column guard.booking_intents.failure_reason is 'Why it failed.';
 comment on column guard.booking_intents.created_at is 'When it was begun.';
 comment on column guard.booking_intents.updated_at is 'When it moved on last.';
 
-comment on table guard.remote_bookings is 'What the calendar said last of each booking: events come twice and in any order.';
+comment on table guard.remote_bookings is
+'What the calendar said last of each booking: events come twice and in any order.';
 comment on column guard.remote_bookings.booking_id is 'The calendar''s uid.';
 comment on column guard.remote_bookings.state is 'active, superseded by a reschedule, or cancelled.';
 comment on column guard.remote_bookings.replaced_by is 'The uid that a reschedule gave it.';
@@ -142,7 +144,8 @@ comment on column guard.remote_bookings.event_at is 'The calendar''s time of the
 comment on column guard.remote_bookings.created_at is 'When it was heard of first.';
 comment on column guard.remote_bookings.updated_at is 'When it was heard of last.';
 
-comment on table guard.webhook_events is 'Every event that was handled, whole but for phone numbers; a repeated one is known by its digest.';
+comment on table guard.webhook_events is
+'Every event that was handled, whole but for phone numbers; a repeated one is known by its digest.';
 comment on column guard.webhook_events.id is 'Grows with each event.';
 comment on column guard.webhook_events.source is 'retell or calcom.';
 comment on column guard.webhook_events.event is 'The kind of event, in the sender''s words.';
@@ -160,7 +163,8 @@ comment on column guard.validation_metrics.reason is 'The first check that faile
 comment on column guard.validation_metrics.duration_ms is 'How long the validation took, in milliseconds.';
 comment on column guard.validation_metrics.created_at is 'When it was done.';
 
-comment on table guard.notifications is 'Outbox: messages that are delivered after the transaction that wrote them has committed.';
+comment on table guard.notifications is
+'Outbox: messages that are delivered after the transaction that wrote them has committed.';
 comment on column guard.notifications.id is 'Grows with each message.';
 comment on column guard.notifications.severity is 'info, warning or critical.';
 comment on column guard.notifications.kind is 'What it is about: a rule, or an event such as booking_rolled_back.';

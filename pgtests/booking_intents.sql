@@ -24,7 +24,10 @@ select throws_ok(
     'ZG310', null, 'or for another call'
 );
 select throws_ok($$select guard.record_booking('k1', '{}')$$, 'ZG311', null, 'nothing to record before it is booked');
-select is((select i.state from guard.mark_remote_booked('k1', 'bk_1') as i), 'remote_booked', 'the calendar has booked');
+select is(
+    (select i.state from guard.mark_remote_booked('k1', 'bk_1') as i), 'remote_booked',
+    'the calendar has booked'
+);
 select is((select i.state from guard.mark_remote_booked('k1', 'bk_1') as i), 'remote_booked', 'said twice: once');
 select throws_ok($$select guard.mark_remote_booked('k1', 'bk_2')$$, 'ZG311', null, 'another booking for the key');
 select throws_ok($$select guard.validate_booking('k1')$$, 'ZG311', null, 'nothing to validate before it is recorded');
@@ -67,7 +70,8 @@ select guard.mark_remote_booked('k4', 'bk_4');
 select guard.begin_booking('k5', 5, '{}');
 select guard.mark_remote_booked('k5', 'bk_5');
 select guard.record_booking('k5', '{}');
-select guard.begin_booking('k6', 6, '{"staff_id": 1, "starts_at": "2030-01-01 09:15+00", "ends_at": "2030-01-01 10:00+00"}');
+select guard.begin_booking('k6', 6,
+    '{"staff_id": 1, "starts_at": "2030-01-01 09:15+00", "ends_at": "2030-01-01 10:00+00"}');
 select guard.mark_remote_booked('k6', 'bk_6');
 select guard.begin_booking('k7', 7, '{}');
 select guard.mark_remote_booked('k7', 'bk_7');
@@ -100,7 +104,10 @@ select is_empty(
 
 -- bad input
 select throws_ok($$select guard.begin_booking('', 1, '{}')$$, 'ZG313', null, 'no key');
-select throws_ok($$select guard.begin_booking(repeat('x', 10000), 1, '{}')$$, 'ZG313', null, 'a key of 10,000 characters');
+select throws_ok(
+    $$select guard.begin_booking(repeat('x', 10000), 1, '{}')$$, 'ZG313', null,
+    'a key of 10,000 characters'
+);
 select throws_ok($$select guard.begin_booking('k', 1, null)$$, 'ZG313', null, 'no request');
 select throws_ok($$select guard.begin_booking('k', 99, '{}')$$, 'ZG301', null, 'an unknown call');
 select throws_ok($$select guard.mark_remote_booked('nope', 'bk')$$, 'ZG312', null, 'an unknown key');

@@ -24,7 +24,10 @@ select results_eq(
     ('service_not_found', 4), ('something_else', 5)$$, 'priorities by reason'
 );
 
-select is((select t.reason from guard.take_review('ann') as t), 'appointment_validation_failed', 'the most urgent first');
+select is(
+    (select t.reason from guard.take_review('ann') as t), 'appointment_validation_failed',
+    'the most urgent first'
+);
 select is((select t.reason from guard.take_review('ben') as t), 'calcom_booking_failed', 'nobody gets one twice');
 select is(
     (select r.status from guard.release_review(
@@ -68,7 +71,9 @@ select throws_ok(
     'ZG303', null, 'a context of a megabyte'
 );
 select lives_ok(
-    $$select guard.queue_review(1, $q$'); drop table calls; --$q$, jsonb_build_object('a', $q$'); drop table calls; --$q$))$$,
+    $$select guard.queue_review(
+        1, $q$'); drop table calls; --$q$, jsonb_build_object('a', $q$'); drop table calls; --$q$)
+    )$$,
     'SQL in a text is a text'
 );
 select throws_ok('select guard.take_review(null)', 'ZG306', null, 'nobody takes nothing');

@@ -20,7 +20,10 @@ select results_eq(
 );
 select is((select v.reason from guard.validate_appointment(3) as v), 'appointment_not_found', '1: it exists');
 select is((select v.reason from guard.validate_appointment(1, 99) as v), 'appointment_not_found', '1: by its id');
-select is((select v.reason from guard.validate_appointment(1, 3) as v), 'appointment_not_linked', '2: it belongs to the call');
+select is(
+    (select v.reason from guard.validate_appointment(1, 3) as v), 'appointment_not_linked',
+    '2: it belongs to the call'
+);
 select is(
     (select v.reason from guard.validate_appointment(2, 1, 'bk_9') as v), 'appointment_not_linked', '2 comes before 3'
 );
@@ -28,13 +31,19 @@ select is(
     (select v.reason from guard.validate_appointment(1, 1, 'bk_9') as v), 'booking_id_mismatch', '3: it is this booking'
 );
 select is((select v.reason from guard.validate_appointment(2) as v), 'appointment_too_old', '4: it was made just now');
-select is((select v.details ->> 'age_seconds' from guard.validate_appointment(2) as v), '301', '4: and says how old it is');
+select is(
+    (select v.details ->> 'age_seconds' from guard.validate_appointment(2) as v), '301',
+    '4: and says how old it is'
+);
 set local session_replication_role = replica;
 update public.calls set appointment_link_status = null where id = 1;
 set local session_replication_role = origin;
 select is((select v.reason from guard.validate_appointment(1) as v), 'flags_inconsistent', '5: the call says so');
 
-select is((select v.reason from guard.validate_appointment(-7) as v), 'appointment_not_found', 'an unknown call has none');
+select is(
+    (select v.reason from guard.validate_appointment(-7) as v), 'appointment_not_found',
+    'an unknown call has none'
+);
 select throws_ok('select guard.validate_appointment(null)', 'ZG307', null, 'no call');
 select guard.set_setting('max_appointment_age_seconds', '400');
 select ok((select v.success from guard.validate_appointment(2) as v), 'the age is a setting');

@@ -2,7 +2,8 @@
 begin;
 select plan(18);
 
-create function pg_temp.event(p_trigger text, p_uid text, p_at text, p_more jsonb = '{}') returns jsonb language sql as $$
+create function pg_temp.event(p_trigger text, p_uid text, p_at text, p_more jsonb = '{}')
+returns jsonb language sql as $$
     select jsonb_build_object('triggerEvent', p_trigger, 'createdAt', p_at, 'payload', jsonb_build_object(
         'uid', p_uid, 'startTime', '2030-01-01T09:00:00Z', 'endTime', '2030-01-01T09:30:00Z'
     ) || p_more)
@@ -27,7 +28,8 @@ select results_eq(
     array['duplicate'], 'the same event again'
 );
 select results_eq(
-    $$select action from guard.handle_booking_event(pg_temp.event('BOOKING_RESCHEDULED', 'bk_1b', '2026-01-01T11:00:00Z',
+    $$select action from guard.handle_booking_event(pg_temp.event('BOOKING_RESCHEDULED', 'bk_1b',
+    '2026-01-01T11:00:00Z',
         '{"rescheduleUid": "bk_1", "startTime": "2030-01-02T09:00:00Z", "endTime": "2030-01-02T09:30:00Z"}'))$$,
     array['rescheduled'], 'it is moved'
 );
@@ -36,12 +38,14 @@ select results_eq(
     $$values ('bk_1b', timestamptz '2030-01-02 09:00+00')$$, 'the same appointment has the new uid and time'
 );
 select results_eq(
-    $$select action from guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_1', '2026-01-01T12:00:00Z'))$$,
+    $$select action
+    from guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_1', '2026-01-01T12:00:00Z'))$$,
     array['stale'], 'the old uid cannot cancel it'
 );
 select is((select a.status from public.appointments as a), 'booked', 'it is still booked');
 select results_eq(
-    $$select action from guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_1b', '2026-01-01T12:00:00Z'))$$,
+    $$select action
+    from guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_1b', '2026-01-01T12:00:00Z'))$$,
     array['cancelled'], 'the new one can'
 );
 select is((select a.status from public.appointments as a), 'cancelled', 'and does');
@@ -60,14 +64,16 @@ select results_eq(
     array['stale'], 'moved before it was heard of: the first event is old news'
 );
 select results_eq(
-    'select calcom_v2_booking_id from public.appointments where call_id = 3', array['bk_3b'], 'one appointment, with the new uid'
+    'select calcom_v2_booking_id from public.appointments where call_id = 3', array['bk_3b'],
+    'one appointment, with the new uid'
 );
 
 -- a claim that will never have its appointment
 update public.calls set appointment_made = true, session_outcome = 'appointment_booked' where id = 4;
 select guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_4', '2026-01-01T12:00:00Z'));
 select results_eq(
-    'select appointment_made, session_outcome from public.calls where id = 4', $$values (false, 'appointment_removed')$$,
+    'select appointment_made, session_outcome from public.calls where id = 4',
+    $$values (false, 'appointment_removed')$$,
     'a cancelled booking leaves no phantom'
 );
 

@@ -33,7 +33,10 @@ select is(
     (select count(*) from guard.webhook_events as w where w.payload::text ~ '\+49'), 0::bigint,
     'events are kept without phone numbers'
 );
-select isnt_empty($$select from guard.webhook_events where payload #> '{call,new_field}' = '[1]'$$, 'and with unknown fields');
+select isnt_empty(
+    $$select from guard.webhook_events where payload #> '{call,new_field}' = '[1]'$$,
+    'and with unknown fields'
+);
 
 select results_eq(
     $$select call_id, action from guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c2"}}')$$,

@@ -290,7 +290,9 @@ begin
             end if;
             if v_intent.state = 'recorded' then
                 select c.success, c.reason into v_valid
-                from guard.check_appointment(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, false) as c;
+                from guard.check_appointment(
+                    v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, false
+                ) as c;
                 if v_valid.success then
                     update guard.booking_intents as i
                     set state = 'validated', updated_at = now()

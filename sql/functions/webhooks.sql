@@ -112,7 +112,9 @@ begin
         v_stored.company_id,
         (
             select c.id from public.companies as c
-            where c.id::text in (v_call #>> '{metadata,company_id}', v_call #>> '{retell_llm_dynamic_variables,company_id}')
+            where c.id::text in (
+                v_call #>> '{metadata,company_id}', v_call #>> '{retell_llm_dynamic_variables,company_id}'
+            )
         )
     );
     if v_company_id is null then
@@ -128,7 +130,8 @@ begin
     if v_stored.id is null then
         v_ended_at := to_timestamp((v_call ->> 'start_timestamp')::double precision / 1000);
         insert into public.calls (
-            company_id, retell_call_id, direction, status, from_number, to_number, call_successful, created_at, updated_at
+            company_id, retell_call_id, direction, status, from_number, to_number, call_successful, created_at,
+            updated_at
         )
         values (
             v_company_id, v_retell_id, coalesce(v_call ->> 'direction', 'inbound'),
@@ -188,7 +191,8 @@ as $$
     )
 $$;
 
-comment on function guard.booking_for(text, jsonb) is 'The call that a remote booking belongs to; null if none is known.';
+comment on function guard.booking_for(text, jsonb) is
+'The call that a remote booking belongs to; null if none is known.';
 
 -- A booking is made, moved (it gets a new uid, which replaces the old one) or cancelled. What is heard of a booking
 -- that was replaced or cancelled before changes nothing. action: created, updated, rescheduled, cancelled, duplicate,
@@ -215,7 +219,9 @@ declare
 begin
     -- both bookings of a reschedule, always in the same order
     perform pg_advisory_xact_lock(hashtextextended('guard.booking ' || b.uid, 0))
-    from (select distinct u.uid from unnest(array[v_old_uid, v_uid]) as u (uid) where u.uid is not null order by 1) as b;
+    from (
+        select distinct u.uid from unnest(array[v_old_uid, v_uid]) as u (uid) where u.uid is not null order by 1
+    ) as b;
     if guard.webhook_seen('calcom', v_trigger, p_event) then
         select a.id into appointment_id from public.appointments as a where a.calcom_v2_booking_id = v_uid;
         action := 'duplicate';
