@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from guard.cli import rules, schema, server
+from guard.cli import review, rules, schema, server
 from guard.cli.base import GuardGroup, State
 
 
@@ -37,5 +37,8 @@ for command in (
     schema.verify,
     schema.rollback,
     rules.rules,
+    review.review,
+    review.intents,
+    review.call,
 ):
     main.add_command(command)
