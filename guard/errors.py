@@ -56,6 +56,28 @@ class LockTimeoutError(GuardError):
     default_fix = "Run the same command again when the blocking query has ended: it resumes where it stopped."
 
 
+class SignatureError(GuardError):
+    """The webhook is not from whom it says."""
+
+    default_fix = "Drop it, and check that sender and receiver have the same secret."
+
+
+class CircuitOpenError(GuardError):
+    """The circuit is open: the calendar is not called."""
+
+    default_fix = "Try again after retry_after seconds."
+
+    def __init__(self, message: str | None = None, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class OperationTimeoutError(GuardError):
+    """The operation did not end in time; what it does late is discarded."""
+
+    default_fix = "Look whether it took effect before doing it again."
+
+
 class RefusedError(GuardError):
     """A rule at `enforce` refused the write."""
 

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import rules, schema, server
+from guard.cli import review, rules, schema, server
 from guard.cli.base import GuardGroup, State
 
 
@@ -41,5 +41,8 @@ for command in (
     schema.verify,
     schema.rollback,
     rules.rules,
+    review.review,
+    review.intents,
+    review.call,
 ):
     main.add_command(command)
