@@ -25,7 +25,7 @@ returns table (intent_id bigint, state text, is_new boolean, booking_id text, ap
 language plpgsql
 volatile
 security definer -- an application books, and may not write intents otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents;
@@ -78,7 +78,7 @@ returns guard.booking_intents
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents;
@@ -99,7 +99,7 @@ returns guard.booking_intents
 language plpgsql
 volatile
 security definer -- an application books, and may not write intents otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents := guard.lock_intent(p_key);
@@ -136,7 +136,7 @@ returns guard.booking_intents
 language plpgsql
 volatile
 security definer -- an application books, and may not write intents otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -197,7 +197,7 @@ returns table (success boolean, reason text, details jsonb, duration_ms numeric)
 language plpgsql
 volatile
 security definer -- an application books, and may not write intents otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents := guard.lock_intent(p_key);
@@ -225,7 +225,7 @@ returns guard.booking_intents
 language plpgsql
 volatile
 security definer -- an application books, and may not write intents otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents := guard.lock_intent(p_key);
@@ -269,7 +269,7 @@ returns table (key text, state text, action text)
 language plpgsql
 volatile
 security definer -- an application recovers, and may not write intents otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents;

@@ -17,7 +17,7 @@ language sql
 immutable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case p_reason
         when 'appointment_validation_failed' then 1
@@ -37,7 +37,7 @@ returns bigint
 language plpgsql
 volatile
 security definer -- an application queues, and may not write the queue otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_context constant jsonb := coalesce(p_context, '{}');
@@ -89,7 +89,7 @@ returns setof guard.manual_review_queue
 language plpgsql
 volatile
 security definer -- operators may change an item only together with its line in the audit log
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_item guard.manual_review_queue;
@@ -124,7 +124,7 @@ returns guard.manual_review_queue
 language plpgsql
 volatile
 security definer -- operators may change an item only together with its line in the audit log
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_before guard.manual_review_queue;
@@ -168,7 +168,7 @@ returns guard.manual_review_queue
 language plpgsql
 volatile
 security definer -- operators may change an item only together with its line in the audit log
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_before guard.manual_review_queue;
@@ -204,7 +204,7 @@ returns table (examined integer, resolved integer)
 language plpgsql
 volatile
 security definer -- a job's login need not be an operator
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_items bigint[];
@@ -265,7 +265,7 @@ returns void
 language sql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into guard.notifications (severity, kind, entity_type, entity_id, company_id, message)
     values (p_severity, p_kind, p_entity_type, p_entity_id, p_company_id, p_message)

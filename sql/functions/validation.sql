@@ -14,7 +14,7 @@ returns table (success boolean, reason text, details jsonb, appointment_id bigin
 language plpgsql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_appointment public.appointments;
@@ -88,7 +88,7 @@ returns table (success boolean, reason text, details jsonb, duration_ms numeric)
 language plpgsql
 volatile
 security definer -- an application validates, and may not write metrics otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_started constant timestamptz := clock_timestamp();
@@ -120,7 +120,7 @@ returns boolean
 language plpgsql
 volatile
 security definer -- an application rolls back, and may not write alerts, queue and outbox otherwise
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare

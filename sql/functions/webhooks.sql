@@ -17,7 +17,7 @@ language sql
 immutable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(
         jsonb_object_agg(e.key, case jsonb_typeof(e.value)
@@ -36,7 +36,7 @@ returns boolean
 language plpgsql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_payload is null or jsonb_typeof(p_payload) <> 'object' or coalesce(p_event, '') = '' then
@@ -59,7 +59,7 @@ returns text
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into guard.webhook_events (source, event, digest, payload, action)
@@ -81,7 +81,7 @@ returns table (call_id bigint, action text)
 language plpgsql
 volatile
 security definer -- the receiver of webhooks need not have rights on calls
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -181,7 +181,7 @@ returns bigint
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(
         (select min(i.call_id) from guard.booking_intents as i where i.booking_id = p_booking_id),
@@ -202,7 +202,7 @@ returns table (appointment_id bigint, action text)
 language plpgsql
 volatile
 security definer -- the receiver of webhooks need not have rights on appointments
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
