@@ -70,8 +70,10 @@ select guard.mark_remote_booked('k4', 'bk_4');
 select guard.begin_booking('k5', 5, '{}');
 select guard.mark_remote_booked('k5', 'bk_5');
 select guard.record_booking('k5', '{}');
-select guard.begin_booking('k6', 6,
-    '{"staff_id": 1, "starts_at": "2030-01-01 09:15+00", "ends_at": "2030-01-01 10:00+00"}');
+select guard.begin_booking(
+    'k6', 6,
+    '{"staff_id": 1, "starts_at": "2030-01-01 09:15+00", "ends_at": "2030-01-01 10:00+00"}'
+);
 select guard.mark_remote_booked('k6', 'bk_6');
 select guard.begin_booking('k7', 7, '{}');
 select guard.mark_remote_booked('k7', 'bk_7');

@@ -13,7 +13,8 @@ where
     and not exists (select from pg_catalog.pg_depend as d where d.objid = p.oid and d.deptype = 'e');
 
 select is_empty(
-    $$select identity from guard_functions where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
+    $$select identity from guard_functions
+    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
     'every function pins its search_path, with what a session can make last'
 );
 select is_empty(

@@ -9,10 +9,15 @@ from typing import Any
 import psycopg
 
 from guard import install
+from tests.databases import PROJECT
 
 TABLES = ("companies", "customers", "services", "staff", "calls", "appointments")
 
 Row = tuple[Any, ...]
+
+
+#: The ids of all migrations, in order.
+MIGRATIONS = sorted(file.stem for file in (PROJECT / "migrations").glob("*.sql") if not file.stem.endswith(".rollback"))
 
 
 def query(dsn: str, question: str, *parameters: Any) -> list[Row]:

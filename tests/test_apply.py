@@ -16,7 +16,7 @@ from psycopg import errors
 from guard import install, locks
 from guard.cli import main
 from guard.errors import GuardError, LockTimeoutError
-from tests.catalog import apply, catalog, execute, query, rollback, rows, schema
+from tests.catalog import MIGRATIONS, apply, catalog, execute, query, rollback, rows, schema
 from tests.databases import PROJECT
 from tests.processes import WAITING, start, transaction, wait_until
 
@@ -86,17 +86,15 @@ def test_unknown_time_zone_changes_nothing(legacy: str, guard: RunGuard) -> None
 
 @pytest.mark.parametrize("count", [2, 5, 7, 9, 11])
 def test_upgrade_from_the_first_migrations(count: int, legacy: str, adopted: str, project: Path) -> None:
-    later = sorted(f for f in (project / "migrations").glob("*.sql") if ".rollback" not in f.name)[count:]
     aside = project / "aside"
-    aside.mkdir()
-    for file in [*later, *(f.with_suffix(".rollback.sql") for f in later)]:
-        file.rename(aside / file.name)
-    (project / "sql").rename(aside / "sql")
+    (aside / "migrations").mkdir(parents=True)
+    later = [f"migrations/{id_}.{suffix}" for id_ in MIGRATIONS[count:] for suffix in ("sql", "rollback.sql")]
+    for name in ("sql", *later):
+        (project / name).rename(aside / name)
     assert len(apply(legacy)) == count
 
-    (aside / "sql").rename(project / "sql")
-    for file in aside.glob("*.sql"):
-        file.rename(project / "migrations" / file.name)
+    for name in ("sql", *later):
+        (aside / name).rename(project / name)
     apply(legacy)
     assert catalog(legacy) == catalog(adopted)
 
@@ -348,10 +346,9 @@ def test_killed_anywhere_then_rolled_back_again(
 
 
 @pytest.mark.parametrize("migration", ["0008.index-appointments-call", "0012.index-appointments-period"])
-def test_killed_while_an_index_is_built(migration: str, legacy: str, adopted: str, project: Path) -> None:
-    rollback_to = sorted(f.stem for f in (project / "migrations").glob("*.sql") if ".rollback" not in f.name)
+def test_killed_while_an_index_is_built(migration: str, legacy: str, adopted: str) -> None:
     apply(legacy)
-    rollback(legacy, to=rollback_to[rollback_to.index(migration) - 1])
+    rollback(legacy, to=MIGRATIONS[MIGRATIONS.index(migration) - 1])
     with transaction(legacy, "insert into appointments (company_id) values (1)"):
         process = start(legacy, "apply")
         wait_until(legacy, WAITING, process)

@@ -12,7 +12,7 @@ import pytest
 
 from guard import ledger, verify
 from guard.errors import GuardError
-from tests.catalog import apply, catalog, execute, query, rollback
+from tests.catalog import MIGRATIONS, apply, catalog, execute, query, rollback
 from tests.databases import PROJECT
 
 if TYPE_CHECKING:
@@ -226,9 +226,9 @@ def test_edited_migration_is_found(adopted: str, project: Path) -> None:
 
 
 def test_migration_of_a_later_version_is_found(adopted: str, project: Path) -> None:
-    for name in ("0012.index-appointments-period.sql", "0012.index-appointments-period.rollback.sql"):
-        (project / "migrations" / name).unlink()
-    assert ("orphaned", "migration 0012.index-appointments-period") in findings(adopted)
+    for suffix in ("sql", "rollback.sql"):
+        (project / "migrations" / f"{MIGRATIONS[-1]}.{suffix}").unlink()
+    assert findings(adopted) == {("orphaned", f"migration {MIGRATIONS[-1]}")}
 
 
 @pytest.mark.parametrize(
