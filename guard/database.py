@@ -66,6 +66,8 @@ def prepare_for_ddl(connection: Connection) -> None:
     """Session settings for statements that lock the application's tables."""
     connection.execute(f"set lock_timeout = {LOCK_TIMEOUT_MS}")
     connection.execute("set client_min_messages = warning")
+    # what others may make in public must not be found by a statement that runs with this role's rights
+    connection.execute("set search_path = pg_catalog, pg_temp")
     # if this process is killed, its statement ends too, and with it its locks
     with contextlib.suppress(psycopg.errors.InvalidParameterValue, psycopg.errors.FeatureNotSupported):
         connection.execute("set client_connection_check_interval = '1s'")

@@ -80,12 +80,13 @@ select is_empty('select from guard.data_consistency_alerts where entity_id > 12'
 select guard.set_rule('session_outcome_mismatch', 'enforce');
 select guard.set_rule('appointment_made_mismatch', 'enforce');
 select throws_ok(
-    $$insert into public.calls (company_id, direction, session_outcome) values (1, 'inbound', 'appointment_booked')$$,
+    $$insert into public.calls (id, company_id, direction, session_outcome)
+    values (21, 1, 'inbound', 'appointment_booked')$$,
     'ZG101', null, 'enforce: an outcome without the flag is refused'
 );
 select throws_ok(
-    $$insert into public.calls (company_id, direction, session_outcome, appointment_made)
-    values (1, 'inbound', 'abandoned', true)$$,
+    $$insert into public.calls (id, company_id, direction, session_outcome, appointment_made)
+    values (22, 1, 'inbound', 'abandoned', true)$$,
     'ZG102', null, 'enforce: a flag with another outcome is refused'
 );
 select throws_ok(

@@ -40,7 +40,7 @@ select is_empty('select from guard.data_consistency_alerts where entity_id = 4',
 
 select guard.set_rule('inconsistent_customer_link', 'enforce');
 select throws_ok(
-    $$insert into public.calls (company_id, direction, customer_id) values (1, 'inbound', 1)$$, 'ZG107', null,
+    $$insert into public.calls (id, company_id, direction, customer_id) values (9, 1, 'inbound', 1)$$, 'ZG107', null,
     'enforce: refused'
 );
 

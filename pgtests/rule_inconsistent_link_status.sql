@@ -61,8 +61,8 @@ select is_empty(
 
 select guard.set_rule('inconsistent_link_status', 'enforce');
 select throws_ok(
-    $$insert into public.calls (company_id, direction, appointment_link_status) values (1, 'inbound', 'linked')$$,
-    'ZG106', null, 'enforce: a false link status is refused'
+    $$insert into public.calls (id, company_id, direction, appointment_link_status)
+    values (9, 1, 'inbound', 'linked')$$, 'ZG106', null, 'enforce: a false link status is refused'
 );
 insert into public.appointments (company_id, call_id) values (1, 3);
 select results_eq(

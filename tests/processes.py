@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
 
+from guard.cli import main
 from tests.databases import GUARD
 
 #: Whether a session of guard's waits for a lock.
@@ -26,6 +29,13 @@ def start(dsn: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [GUARD, "--dsn", dsn, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def invoke(dsn: str | None, *arguments: str, **environment: str) -> Result:
+    """Run the guard command in this process, which saves its start; as run_guard, it knows the variables given only."""
+    hidden = dict.fromkeys(name for name in os.environ if name.startswith(("PG", "GUARD_")))
+    options = ["--dsn", dsn] if dsn else []
+    return CliRunner(env={**hidden, **environment}).invoke(main, [*options, *arguments], prog_name="guard")
 
 
 @contextmanager

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
 from psycopg import errors
 
 from guard import install, locks
-from guard.cli import main
 from guard.errors import GuardError, LockTimeoutError
 from tests.catalog import MIGRATIONS, apply, catalog, execute, query, rollback, rows, schema
 from tests.databases import PROJECT
-from tests.processes import WAITING, start, transaction, wait_until
+from tests.processes import WAITING, invoke, start, transaction, wait_until
 
 if TYPE_CHECKING:
     from tests.databases import MakeDatabase, RunGuard
@@ -84,6 +82,7 @@ def test_unknown_time_zone_changes_nothing(legacy: str, guard: RunGuard) -> None
 # --- upgrades ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5, 7, 9, 11])
 def test_upgrade_from_the_first_migrations(count: int, legacy: str, adopted: str, project: Path) -> None:
     aside = project / "aside"
@@ -165,14 +164,10 @@ def test_writers_pass_while_a_reader_is_in_the_way(legacy: str, adopted: str) ->
     assert catalog(legacy) == catalog(adopted)
 
 
-def run_in_process(dsn: str, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["--dsn", dsn, *arguments])
-
-
 def test_reader_that_stays_is_named(legacy: str, adopted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "ATTEMPTS", 2)
     with transaction(legacy, "select count(*) from calls where from_number <> '+4915112345678'") as reader:
-        stopped = run_in_process(legacy, "apply")
+        stopped = invoke(legacy, "apply")
         assert stopped.exit_code == 1
         assert stopped.stderr.count("\n") == 1
         assert "migration 0005.application-columns: no lock after 2 attempts" in stopped.stderr
@@ -233,7 +228,7 @@ def test_lock_timeout_is_retried_until_the_lock_is_there(legacy: str) -> None:
         attempts += 1
         if attempts == 3:
             reader.rollback()
-        session.worker.execute("lock table calls")
+        session.worker.execute("lock table public.calls")
 
     with transaction(legacy, "select from calls") as reader, install.exclusive(legacy) as session:
         session.step("a step", lock)
@@ -345,6 +340,7 @@ def test_killed_anywhere_then_rolled_back_again(
         assert schema(dsn) == expected, f"killed in DDL command {n} of {total}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("migration", ["0008.index-appointments-call", "0012.index-appointments-period"])
 def test_killed_while_an_index_is_built(migration: str, legacy: str, adopted: str) -> None:
     apply(legacy)

@@ -11,6 +11,7 @@ import pytest
 
 from guard.cli import main
 from tests.databases import Databases
+from tests.processes import invoke
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,28 +38,28 @@ REPORTS = (("audit",), ("plan",), ("verify",), ("apply",), ("rules", "list"), ("
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_help_has_an_example(path: tuple[str, ...], guard: RunGuard) -> None:
-    shown = guard(None, *path, "--help")
-    assert shown.returncode == 0
+def test_help_has_an_example(path: tuple[str, ...]) -> None:
+    shown = invoke(None, *path, "--help")
+    assert shown.exit_code == 0
     assert re.search(rf"\n  Examples?:\n    .*guard.* {' '.join(path)}", shown.stdout), shown.stdout
 
 
-def test_help_names_every_command_and_the_exit_statuses(guard: RunGuard) -> None:
-    shown = guard(None, "-h").stdout
+def test_help_names_every_command_and_the_exit_statuses() -> None:
+    shown = invoke(None, "-h").stdout
     assert {path[0] for path in COMMANDS} <= set(shown.split())
     assert "Exit status: 0 fine, 1 guard failed, 2 violations or drift found." in shown
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=" ".join)
-def test_json_before_and_after_the_command(path: tuple[str, ...], adopted: str, guard: RunGuard) -> None:
-    before = guard(adopted, "--json", *path)
-    after = guard(adopted, *path, "--json")
-    assert (before.returncode, before.stderr) == (after.returncode, after.stderr)
+def test_json_before_and_after_the_command(path: tuple[str, ...], adopted: str) -> None:
+    before = invoke(adopted, "--json", *path)
+    after = invoke(adopted, *path, "--json")
+    assert (before.exit_code, before.stderr) == (after.exit_code, after.stderr)
     assert json.loads(before.stdout) == json.loads(after.stdout)
 
 
-def test_version(guard: RunGuard) -> None:
-    assert re.fullmatch(r"guard, version \d+\.\d+\.\d+\n", guard(None, "--version").stdout)
+def test_version() -> None:
+    assert re.fullmatch(r"guard, version \d+\.\d+\.\d+\n", invoke(None, "--version").stdout)
 
 
 @pytest.mark.parametrize(
@@ -74,15 +75,15 @@ def test_version(guard: RunGuard) -> None:
         (),
     ],
 )
-def test_wrong_usage_is_a_failure_not_a_finding(arguments: tuple[str, ...], guard: RunGuard) -> None:
-    refused = guard(None, *arguments)
-    assert (refused.returncode, refused.stdout) == (1, "")
+def test_wrong_usage_is_a_failure_not_a_finding(arguments: tuple[str, ...]) -> None:
+    refused = invoke(None, *arguments)
+    assert (refused.exit_code, refused.stdout) == (1, "")
     assert "Usage: guard" in refused.stderr or refused.stderr.startswith("Error: ")
 
 
-def test_no_database_is_named(tmp_path: Path, guard: RunGuard) -> None:
-    refused = guard(None, "audit", GUARD_HOME=str(tmp_path / "home"))
-    assert (refused.returncode, refused.stdout) == (1, "")
+def test_no_database_is_named(tmp_path: Path) -> None:
+    refused = invoke(None, "audit", GUARD_HOME=str(tmp_path / "home"))
+    assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr == (
         "guard: No database is named and the embedded server is not running. "
         "Start one with `guard up`, or name one with --dsn, GUARD_DSN or libpq's PG* variables.\n"
@@ -112,23 +113,26 @@ UNREACHABLE = {
 
 
 @pytest.mark.parametrize(("dsn", "said"), UNREACHABLE.values(), ids=UNREACHABLE.keys())
-def test_unreachable_database_is_one_line_without_the_password(dsn: str, said: str, guard: RunGuard) -> None:
-    refused = guard(dsn.format(SECRET), "audit")
-    assert (refused.returncode, refused.stdout) == (1, "")
+def test_unreachable_database_is_one_line_without_the_password(dsn: str, said: str) -> None:
+    refused = invoke(dsn.format(SECRET), "audit")
+    assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("guard: ")
     assert said in refused.stderr
     assert SECRET not in refused.stderr
 
-    debugged = guard(dsn.format(SECRET), "--debug", "audit")
-    assert "Traceback (most recent call last)" in debugged.stderr
-    assert SECRET not in debugged.stderr
+
+def test_traceback_without_the_password(guard: RunGuard) -> None:
+    for name in ("refused", "at sign in the password", "unclosed quote"):
+        debugged = guard(UNREACHABLE[name][0].format(SECRET), "--debug", "audit")
+        assert "Traceback (most recent call last)" in debugged.stderr
+        assert SECRET not in debugged.stderr
 
 
-def test_wrong_database_and_user(adopted: str, guard: RunGuard) -> None:
+def test_wrong_database_and_user(adopted: str) -> None:
     for dsn in (adopted + "_not_there", adopted.replace("postgres@", f"nobody:{SECRET}@")):
-        refused = guard(dsn, "verify")
-        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        refused = invoke(dsn, "verify")
+        assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
         assert "does not exist" in refused.stderr
         assert SECRET not in refused.stderr
 
@@ -153,9 +157,9 @@ def test_exit_statuses(legacy: str, make_database: MakeDatabase, guard: RunGuard
     assert guard(empty, "verify").returncode == 0
 
 
-def test_lines_are_not_broken_where_nobody_looks(adopted: str, guard: RunGuard) -> None:
+def test_lines_are_not_broken_where_nobody_looks(adopted: str) -> None:
     """Output that is piped or redirected is for programs and files, which have no width."""
-    moved = guard(adopted, "rules", "set", "missing_direction", "--mode", "correct")
+    moved = invoke(adopted, "rules", "set", "missing_direction", "--mode", "correct")
     assert max(map(len, moved.stdout.splitlines())) > 150
-    planned = guard(adopted, "plan", "--rules", "/")
-    assert planned.returncode == 0
+    planned = invoke(adopted, "plan", "--rules", "/")
+    assert planned.exit_code == 0

@@ -10,6 +10,7 @@ import pytest
 
 from guard.errors import GuardError
 from tests.catalog import MIGRATIONS, apply, catalog, execute, query, rollback, rows, schema
+from tests.processes import invoke
 
 if TYPE_CHECKING:
     from tests.databases import MakeDatabase, RunGuard
@@ -61,9 +62,9 @@ def test_export_is_told_in_json_too(adopted: str, tmp_path: Path, guard: RunGuar
     assert json.loads(done.stdout)["done"][-1] == "dropped schema guard"
 
 
-def test_nothing_is_rolled_back_without_its_export(adopted: str, tmp_path: Path, guard: RunGuard) -> None:
+def test_nothing_is_rolled_back_without_its_export(adopted: str, tmp_path: Path) -> None:
     before = catalog(adopted)
-    assert guard(adopted, "rollback", "--all", "--export-to", str(tmp_path / "missing")).returncode == 1
+    assert invoke(adopted, "rollback", "--all", "--export-to", str(tmp_path / "missing")).exit_code == 1
     assert catalog(adopted) == before
 
 
@@ -115,14 +116,12 @@ def test_extension_that_was_there_before_stays(legacy: str) -> None:
     assert schema(legacy) == before
 
 
-def test_view_of_an_operators_own_is_not_dropped_on_the_quiet(
-    adopted: str, legacy: str, tmp_path: Path, guard: RunGuard
-) -> None:
+def test_view_of_an_operators_own_is_not_dropped_on_the_quiet(adopted: str, legacy: str, tmp_path: Path) -> None:
     execute(adopted, "create view public.mine as select entity_id from guard.missing_direction")
-    refused = guard(adopted, "rollback", "--all", "--export-to", str(tmp_path))
-    assert refused.returncode == 1
+    refused = invoke(adopted, "rollback", "--all", "--export-to", str(tmp_path))
+    assert refused.exit_code == 1
     message = refused.stderr.splitlines()[-1]
-    assert "view mine depends on view guard.missing_direction" in message
+    assert "view public.mine depends on view guard.missing_direction" in message
     assert query(adopted, "select count(*) from public.mine") == [(10,)]
 
     execute(adopted, "drop view public.mine")
@@ -160,11 +159,11 @@ def test_to_the_last_migration_changes_nothing(adopted: str) -> None:
     ],
 )
 def test_what_cannot_be_rolled_back(
-    made: str, arguments: tuple[str, ...], said: str, request: pytest.FixtureRequest, guard: RunGuard
+    made: str, arguments: tuple[str, ...], said: str, request: pytest.FixtureRequest
 ) -> None:
     dsn = request.getfixturevalue(made)
     before = schema(dsn)
-    refused = guard(dsn, "rollback", *arguments)
-    assert refused.returncode == 1
+    refused = invoke(dsn, "rollback", *arguments)
+    assert refused.exit_code == 1
     assert said in refused.stderr
     assert schema(dsn) == before

@@ -16,7 +16,7 @@ from guard import audit, constraints, install, plan, verify
 from guard import rules as registry
 from guard.errors import GuardError
 from tests.catalog import apply, catalog, execute, query, rollback
-from tests.processes import start, transaction, wait_until
+from tests.processes import invoke, start, transaction, wait_until
 
 if TYPE_CHECKING:
     from tests.databases import RunGuard
@@ -44,24 +44,24 @@ def state(dsn: str, rule: str) -> tuple[str, int, str | None]:
     return mode, rollout, constraint
 
 
-def test_list(adopted: str, guard: RunGuard) -> None:
-    listed = json.loads(guard(adopted, "rules", "list", "--json").stdout)
+def test_list(adopted: str) -> None:
+    listed = json.loads(invoke(adopted, "rules", "list", "--json").stdout)
     assert {rule["rule"] for rule in listed} == ALL
     assert {(rule["mode"], rule["rollout_pct"]) for rule in listed} == {("observe", 100)}
     assert {rule["constraint"] for rule in listed} == {None, "absent"}
     assert [rule["severity"] for rule in listed] == sorted(
         (rule["severity"] for rule in listed), key=["critical", "warning", "info"].index
     )
-    printed = guard(adopted, "rules", "list").stdout
+    printed = invoke(adopted, "rules", "list").stdout
     assert all(rule in printed for rule in ALL)
 
 
-def test_show(adopted: str, guard: RunGuard) -> None:
-    shown = json.loads(guard(adopted, "rules", "show", "missing_appointment", "--json").stdout)
+def test_show(adopted: str) -> None:
+    shown = json.loads(invoke(adopted, "rules", "show", "missing_appointment", "--json").stdout)
     assert (shown["errcode"], shown["grace_seconds"], shown["detection_window_seconds"]) == ("ZG103", 3.0, 3600.0)
-    assert "Write the appointment in the transaction" in guard(adopted, "rules", "show", "missing_appointment").stdout
-    unknown = guard(adopted, "rules", "show", "nonsense")
-    assert (unknown.returncode, unknown.stderr) == (
+    assert "Write the appointment in the transaction" in invoke(adopted, "rules", "show", "missing_appointment").stdout
+    unknown = invoke(adopted, "rules", "show", "nonsense")
+    assert (unknown.exit_code, unknown.stderr) == (
         1,
         "guard: There is no rule 'nonsense'. guard rules list shows them.\n",
     )
@@ -127,6 +127,7 @@ def test_index_goes_when_its_rule_is_lowered(rule: str, database: str) -> None:
     assert registry.move(database, rule, "correct", 100)["constraint"] == "in force"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(ALL))
 def test_every_rung_and_back(rule: str, database: str) -> None:
     before = catalog(database)
@@ -150,18 +151,18 @@ def test_every_rung_and_back(rule: str, database: str) -> None:
         (("missing_direction",), "Missing option '--mode'"),
     ],
 )
-def test_bad_input(arguments: tuple[str, ...], said: str, adopted: str, guard: RunGuard) -> None:
+def test_bad_input(arguments: tuple[str, ...], said: str, adopted: str) -> None:
     before = catalog(adopted)
-    refused = guard(adopted, "rules", "set", *arguments)
-    assert refused.returncode == 1
+    refused = invoke(adopted, "rules", "set", *arguments)
+    assert refused.exit_code == 1
     assert said in refused.stderr
     assert catalog(adopted) == before
 
 
-def test_rules_where_guard_is_not_installed(legacy: str, guard: RunGuard) -> None:
+def test_rules_where_guard_is_not_installed(legacy: str) -> None:
     for arguments in (("list",), ("show", "missing_direction"), ("set", "missing_direction", "--mode", "off")):
-        refused = guard(legacy, "rules", *arguments)
-        assert (refused.returncode, refused.stderr) == (
+        refused = invoke(legacy, "rules", *arguments)
+        assert (refused.exit_code, refused.stderr) == (
             1,
             "guard: Guard is not installed in this database. Run guard apply.\n",
         )
@@ -432,24 +433,22 @@ def test_rule_whose_constraint_says_more_than_its_view(adopted: str, own: Path) 
         ("p_repair =>", "p_repairs =>", "rules/anonymous_call.sql, line 21: function guard.register_rule("),
     ],
 )
-def test_broken_own_rule_is_one_clear_line(
-    old: str, new: str, said: str, adopted: str, own: Path, guard: RunGuard
-) -> None:
+def test_broken_own_rule_is_one_clear_line(old: str, new: str, said: str, adopted: str, own: Path) -> None:
     before = catalog(adopted)
     (own / "anonymous_call.sql").write_text(ANONYMOUS.replace(old, new))
-    refused = guard(adopted, "apply", "--rules", str(own))
-    assert refused.returncode == 1
+    refused = invoke(adopted, "apply", "--rules", str(own))
+    assert refused.exit_code == 1
     assert refused.stderr.count("\n") == 1
     assert said in refused.stderr
     assert catalog(adopted) == before
 
 
-def test_folder_that_is_not_there(adopted: str, tmp_path: Path, guard: RunGuard) -> None:
+def test_folder_that_is_not_there(adopted: str, tmp_path: Path) -> None:
     for refused in (
-        guard(adopted, "apply", "--rules", str(tmp_path / "none")),
-        guard(adopted, "audit", GUARD_RULES=str(tmp_path / "none")),
+        invoke(adopted, "apply", "--rules", str(tmp_path / "none")),
+        invoke(adopted, "audit", GUARD_RULES=str(tmp_path / "none")),
     ):
-        assert refused.returncode == 1
+        assert refused.exit_code == 1
         assert "does not exist" in refused.stderr
 
 

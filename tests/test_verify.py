@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from guard import verify
 from tests.catalog import catalog, execute, query, rollback, rows
+from tests.processes import invoke
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,20 +65,20 @@ def test_nothing_is_left_behind(made: str, request: pytest.FixtureRequest) -> No
     assert (catalog(dsn), rows(dsn), query(dsn, counters), query(dsn, kept)) == before
 
 
-def test_never_installed(legacy: str, make_database: MakeDatabase, guard: RunGuard) -> None:
+def test_never_installed(legacy: str, make_database: MakeDatabase) -> None:
     for dsn in (legacy, make_database()):
-        found = guard(dsn, "verify", "--json")
-        assert found.returncode == 2
+        found = invoke(dsn, "verify", "--json")
+        assert found.exit_code == 2
         assert json.loads(found.stdout)["findings"] == [
             {"kind": "pending", "object": "guard is not installed", "fix": "guard apply"}
         ]
 
 
 @pytest.mark.parametrize("last", ["0001.roles", "0002.ledger", "0006.application-grants", "0011.period"])
-def test_installed_in_part(last: str, adopted: str, guard: RunGuard) -> None:
+def test_installed_in_part(last: str, adopted: str) -> None:
     rollback(adopted, to=last)
-    found = guard(adopted, "verify", "--json")
-    assert found.returncode == 2, found.stderr
+    found = invoke(adopted, "verify", "--json")
+    assert found.exit_code == 2, found.stderr
     kinds = {
         (finding["kind"], finding["object"].split(" ")[0].split("/")[0])
         for finding in json.loads(found.stdout)["findings"]
@@ -127,11 +128,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("changes", "found"), BROKEN.values(), ids=BROKEN.keys())
-def test_broken(changes: list[str], found: set[tuple[str, str]], adopted: str, guard: RunGuard) -> None:
+def test_broken(changes: list[str], found: set[tuple[str, str]], adopted: str) -> None:
     execute(adopted, *changes)
     assert findings(adopted) == found
-    printed = guard(adopted, "verify")
-    assert (printed.returncode, printed.stderr) == (2, "")
+    printed = invoke(adopted, "verify")
+    assert (printed.exit_code, printed.stderr) == (2, "")
     assert printed.stdout.startswith("kind ")
 
 
@@ -167,14 +168,14 @@ def test_read_only_session_is_not_probed(adopted: str, guard: RunGuard) -> None:
     assert "read-only transaction" in result["notes"][0]
 
 
-def test_application_trigger_that_refuses_the_probe_is_noted(adopted: str, guard: RunGuard) -> None:
+def test_application_trigger_that_refuses_the_probe_is_noted(adopted: str) -> None:
     execute(adopted, "alter table calls add constraint positive check (id > 0)")
     result = run(adopted)
     assert result["ok"]
     assert result["notes"][0].startswith(
         "appointment_made_mismatch was not probed: the probe rows could not be written"
     )
-    assert "note: appointment_made_mismatch was not probed" in guard(adopted, "verify").stdout
+    assert "note: appointment_made_mismatch was not probed" in invoke(adopted, "verify").stdout
 
 
 def test_own_table_is_probed_with_its_constraints(database: str) -> None:

@@ -67,7 +67,7 @@ def test_installed_wheel_works_in_an_empty_folder(
 ) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
-    where = [installed.with_name("python"), "-c", "import guard; print(guard.__file__)"]
+    where: list[str | Path] = [installed.with_name("python"), "-c", "import guard; print(guard.__file__)"]
     imported = subprocess.run(where, check=True, capture_output=True, text=True, cwd=folder).stdout
     assert imported.startswith(str(tmp_path / "environment"))
 

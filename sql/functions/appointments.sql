@@ -23,6 +23,8 @@ begin
     where r.rule = 'inconsistent_link_status';
     return coalesce(v_pct, 0);
 exception
+    when serialization_failure or deadlock_detected then
+        raise;
     when others then
         perform guard.note_fault('follow_pct', sqlstate, sqlerrm);
         return 0;
@@ -43,6 +45,7 @@ set timezone = 'UTC'
 as $$
 declare
     v_follow_pct integer;
+    v_writer constant text := coalesce(current_setting('guard.writer', true), '');
 begin
     if p_calls = '{}' then
         return;
@@ -54,7 +57,8 @@ begin
         order by c.id
         for no key update;
 
-        perform set_config('timezone', guard.setting('app_timezone'), true), set_config('guard.writer', 'guard', true);
+        perform set_config('timezone', guard.setting('app_timezone'), true),
+            set_config('guard.writer', pg_trigger_depth()::text, true);
         -- an outcome that is overwritten is marked; booked to removed needs no mark, it says itself what was there
         update public.calls as c
         set
@@ -84,7 +88,7 @@ begin
             from unnest(p_calls) as k (call_id)
         ) as truth
         where c.id = truth.call_id and (v_follow_pct = 100 or guard.in_rollout(c.id, v_follow_pct));
-        perform set_config('guard.writer', '', true);
+        perform set_config('guard.writer', v_writer, true);
     end if;
     if v_follow_pct < 100 then
         perform guard.record_link_status(p_calls);
@@ -118,6 +122,8 @@ begin
         perform guard.record_violations('inconsistent_link_status', v_calls, v_calls);
     end if;
 exception
+    when serialization_failure or deadlock_detected then
+        raise;
     when others then
         perform guard.note_fault('record_link_status', sqlstate, sqlerrm);
 end
@@ -171,6 +177,8 @@ begin
         perform guard.record_violations(v_found.rule, v_found.ids, v_found.keys);
     end loop;
 exception
+    when serialization_failure or deadlock_detected then
+        raise;
     when others then
         -- a refusal, and a correction that could not be recorded, must fail the write; a fault of guard's must not
         if sqlstate like 'ZG1%' or v_marked @? '$[*].marks[*] ? (@.mode == "correct")' then

@@ -314,6 +314,8 @@ begin
                 action := 'queued';
             end if;
         exception
+            when serialization_failure or deadlock_detected then
+                raise;
             when others then
                 -- a record that is refused, an overlap say: the remote booking goes to a person
                 perform guard.fail_booking(v_intent.key, 'appointment_validation_failed');

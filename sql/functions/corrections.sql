@@ -70,6 +70,8 @@ begin
     where m.mode <> 'pass'
     group by w.id, w.company_id, m.rule, m.mode;
 exception
+    when serialization_failure or deadlock_detected then
+        raise;
     when others then
         if p_rows @? '$[*].marks[*] ? (@.mode == "correct")' then
             raise;

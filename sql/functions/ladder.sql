@@ -70,6 +70,8 @@ begin
     end if;
     return v_mode;
 exception
+    when serialization_failure or deadlock_detected then
+        raise;
     when others then
         perform guard.note_fault('write_mode', sqlstate, sqlerrm);
         return null;

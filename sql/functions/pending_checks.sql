@@ -19,6 +19,8 @@ begin
     where guard.mode_for(r.rule, c.id) <> 'off'
     on conflict (call_id) do nothing;
 exception
+    when serialization_failure or deadlock_detected then
+        raise;
     when others then
         perform guard.note_fault('note_claims', sqlstate, sqlerrm);
 end

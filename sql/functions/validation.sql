@@ -154,7 +154,7 @@ begin
         return false;
     end if;
 
-    perform set_config('timezone', guard.setting('app_timezone'), true), set_config('guard.writer', 'guard', true);
+    perform set_config('timezone', guard.setting('app_timezone'), true);
     update public.calls as c
     set
         appointment_made = v_booked and c.appointment_made,
@@ -164,10 +164,8 @@ begin
         booking_failed = true,
         booking_failure_reason = p_reason,
         requires_manual_processing = true,
-        guard_corrections = null,
         updated_at = now()
     where c.id = p_call_id;
-    perform set_config('guard.writer', '', true);
 
     insert into guard.data_consistency_alerts (
         alert_type, severity, entity_type, entity_id, company_id, description, metadata, auto_corrected, corrected_at

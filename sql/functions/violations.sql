@@ -67,6 +67,8 @@ begin
     inner join guard.rules as r on r.rule = p_rule
     where guard.mode_for(p_rule, v.key) <> 'off';
 exception
+    when serialization_failure or deadlock_detected then
+        raise;
     when others then
         if v_refused is not null then
             raise;
@@ -93,6 +95,8 @@ begin
         hint = 'The write went through. Run guard verify.';
     insert into guard.faults (place, errcode, message) values (p_place, p_errcode, p_message);
 exception
+    when serialization_failure or deadlock_detected then
+        raise;
     when others then
         null; -- the warning above is all that can be done
 end

@@ -28,8 +28,10 @@
 --
 -- The mode of inconsistent_link_status decides whether calls follow: at correct and enforce they do.
 -- Local timestamp columns are written in settings.app_timezone: set in a function with a `set timezone` clause, the
--- zone ends with the function. guard.writer says 'guard' while the calls are written, so that the triggers on calls
--- let the write be.
+-- zone ends with the function. guard.writer holds the trigger depth at which guard writes calls, so that the triggers
+-- on calls let that write be, and no write of an application's own trigger beneath it.
+-- TRUNCATE takes its lock after the snapshot of a transaction above READ COMMITTED, and would judge by what it cannot
+-- see: it is refused there (ZG020).
 -- All are security definer: whoever writes an appointment need not have rights on calls or on guard's tables.
 -- Raises the rules' own SQLSTATEs, ZG1xx. Applying this file takes SHARE ROW EXCLUSIVE on public.appointments.
 
@@ -65,8 +67,12 @@ begin
         perform guard.refuse(c_rule, new.id);
     elsif v_mode = 'correct' then
         select min(c.id) into v_call_id
-        from public.calls as c
-        where c.booking_id = new.calcom_v2_booking_id and c.company_id = new.company_id
+        from (
+            select k.id
+            from public.calls as k
+            where k.booking_id = new.calcom_v2_booking_id and k.company_id = new.company_id
+            for key share
+        ) as c
         having count(*) = 1;
     end if;
     if v_call_id is null then
@@ -84,7 +90,9 @@ end
 $$;
 
 -- Calls are looked up by arrays and scalar subqueries, never by a join with the transition table: a plan is cached for
--- the session, and one that was made for a bulk load would read all calls for a single row later.
+-- the session, and one that was made for a bulk load would read all calls for a single row later. With the other scans
+-- off the index on calls is read in the order of ids, and two bulk loads lock their calls in the same order.
+-- What an application's own trigger has deleted or moved since is not gained: hence the look at appointments.
 create or replace function guard.appointment_inserted()
 returns trigger
 language plpgsql
@@ -92,19 +100,27 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     v_follow_pct constant integer := guard.follow_pct();
+    v_writer constant text := coalesce(current_setting('guard.writer', true), '');
     v_unique constant boolean := guard.index_in_force('duplicate_booking');
     v_exclude constant boolean := guard.index_in_force('overlapping_appointment');
-    v_gained constant bigint[] := array(select distinct n.call_id from new_rows as n where n.call_id is not null);
+    v_gained constant bigint[] := array(
+        select distinct n.call_id
+        from new_rows as n
+        where exists (select from public.appointments as a where a.call_id = n.call_id)
+    );
     v_foreign bigint[];
     v_marked bigint[];
     v_booked bigint[];
     v_planned bigint[];
 begin
     if v_follow_pct > 0 and v_gained <> '{}' then
-        perform set_config('timezone', guard.setting('app_timezone'), true), set_config('guard.writer', 'guard', true);
+        perform set_config('timezone', guard.setting('app_timezone'), true),
+            set_config('guard.writer', pg_trigger_depth()::text, true);
         -- an outcome that is overwritten is marked, so that it is not lost
         update public.calls as c
         set
@@ -123,7 +139,7 @@ begin
             end,
             updated_at = now()
         where c.id = any(v_gained) and (v_follow_pct = 100 or guard.in_rollout(c.id, v_follow_pct));
-        perform set_config('guard.writer', '', true);
+        perform set_config('guard.writer', v_writer, true);
     end if;
     if v_follow_pct < 100 then
         perform guard.record_link_status(v_gained);
@@ -166,7 +182,9 @@ begin
         from old_rows as o
         full join new_rows as n on o.id = n.id
         cross join lateral (values (o.call_id), (n.call_id)) as moved (call_id)
-        where o.call_id is distinct from n.call_id and moved.call_id is not null
+        where
+            (o.call_id, o.company_id, o.source) is distinct from (n.call_id, n.company_id, n.source)
+            and moved.call_id is not null
     ));
     -- what was wrong before this statement is not judged again: only what it changed
     select
@@ -216,6 +234,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if guard.follow_pct() > 0 and current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using
+            errcode = 'ZG020',
+            message = 'appointments cannot be truncated in a transaction whose snapshot is older than the lock',
+            hint = 'Use READ COMMITTED, or DELETE.';
+    end if;
     perform guard.calls_follow(array(
         select c.id from public.calls as c where c.appointment_made or c.appointment_link_status = 'linked'
     ));
@@ -229,7 +253,10 @@ reset role;
 create or replace trigger before_insert_appointment_begin
 before insert on public.appointments
 for each row
-when (new.guard_corrections is not null and current_setting('guard.writer', true) is distinct from 'guard')
+when (
+    new.guard_corrections is not null
+    and current_setting('guard.writer', true) is distinct from pg_trigger_depth()::text
+)
 execute function guard.appointment_begin_write();
 
 create or replace trigger before_insert_appointment_find_call
@@ -241,7 +268,10 @@ execute function guard.appointment_find_call();
 create or replace trigger before_update_appointment_begin
 before update on public.appointments
 for each row
-when (new.guard_corrections is not null and current_setting('guard.writer', true) is distinct from 'guard')
+when (
+    new.guard_corrections is not null
+    and current_setting('guard.writer', true) is distinct from pg_trigger_depth()::text
+)
 execute function guard.appointment_begin_write();
 
 create or replace trigger before_update_appointment_find_call

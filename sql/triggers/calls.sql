@@ -1,3 +1,4 @@
+-- provides: function guard.call_exists(bigint, text)
 -- provides: function guard.call_begin_write()
 -- provides: function guard.call_set_direction()
 -- provides: function guard.call_sync_customer_link()
@@ -41,8 +42,23 @@
 -- snapshot for it: what another session committed while this one waited is seen.
 --
 -- All are security definer: whoever writes a call need not have rights on guard's tables. Trigger functions cannot be
--- called directly. guard.writer is 'guard' while guard itself derives flags from appointments.
+-- called directly. guard.writer holds the trigger depth at which guard itself writes calls.
 -- Raises the rules' own SQLSTATEs, ZG1xx. Applying this file takes ACCESS EXCLUSIVE on public.calls for an instant.
+
+-- The row that INSERT ... ON CONFLICT DO UPDATE proposes for a call that exists is let through as it is: EXCLUDED must
+-- hold what the application wrote, and BEFORE UPDATE judges the row that is really written.
+create or replace function guard.call_exists(p_id bigint, p_retell_call_id text)
+returns boolean
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (select from public.calls as c where c.id = p_id)
+        or exists (select from public.calls as c where c.retell_call_id = p_retell_call_id)
+$$;
+
+comment on function guard.call_exists(bigint, text) is 'Whether an INSERT meets a call that is there already.';
 
 -- Marks describe the last write: an application's write starts with none.
 create or replace function guard.call_begin_write()
@@ -66,7 +82,10 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_mode text := guard.write_mode('missing_direction', new.id, tg_op = 'UPDATE' and old.direction is null);
+    v_mode text := case
+        when tg_op = 'INSERT' and guard.call_exists(new.id, new.retell_call_id) then 'pass'
+        else guard.write_mode('missing_direction', new.id, tg_op = 'UPDATE' and old.direction is null)
+    end;
 begin
     if v_mode = 'enforce' then
         perform guard.refuse('missing_direction', new.id);
@@ -91,12 +110,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     c_rule constant text := 'inconsistent_customer_link';
-    v_mode text := guard.write_mode(
-        c_rule, new.id,
-        tg_op = 'UPDATE' and old.customer_id is not null and (
-            old.customer_link_status is null or old.customer_link_method is null or old.customer_link_confidence is null
+    v_mode text := case
+        when tg_op = 'INSERT' and guard.call_exists(new.id, new.retell_call_id) then 'pass'
+        else guard.write_mode(
+            c_rule, new.id,
+            tg_op = 'UPDATE' and old.customer_id is not null and (
+                old.customer_link_status is null
+                or old.customer_link_method is null
+                or old.customer_link_confidence is null
+            )
         )
-    );
+    end;
 begin
     if v_mode = 'enforce' then
         perform guard.refuse(c_rule, new.id);
@@ -146,11 +170,14 @@ begin
     then
         return new;
     end if;
-    v_mode := guard.write_mode(
-        c_rule, new.id,
-        tg_op = 'UPDATE' and old.appointment_link_status is not distinct from new.appointment_link_status
-        and old.appointment_made is not distinct from new.appointment_made
-    );
+    v_mode := case
+        when tg_op = 'INSERT' and guard.call_exists(new.id, new.retell_call_id) then 'pass'
+        else guard.write_mode(
+            c_rule, new.id,
+            tg_op = 'UPDATE' and old.appointment_link_status is not distinct from new.appointment_link_status
+            and old.appointment_made is not distinct from new.appointment_made
+        )
+    end;
     if v_mode = 'enforce' then
         perform guard.refuse(c_rule, new.id);
     elsif v_mode is distinct from 'correct' then
@@ -207,6 +234,9 @@ begin
             v_rule, new.id,
             tg_op = 'UPDATE' and old.session_outcome = 'appointment_booked' and old.appointment_made is not true
         );
+    end if;
+    if tg_op = 'INSERT' and guard.call_exists(new.id, new.retell_call_id) then
+        v_mode := 'pass';
     end if;
     if v_mode = 'enforce' then
         perform guard.refuse(v_rule, new.id);
@@ -287,6 +317,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_marked jsonb;
+    v_moved bigint[];
     v_appointments bigint[];
     v_calls bigint[];
 begin
@@ -299,20 +330,21 @@ begin
         return null;
     end if;
 
+    -- marks that only let a row through are not recorded: a bulk update of old dirt has one on every row
     select jsonb_agg(jsonb_build_object('id', n.id, 'company_id', n.company_id, 'marks', n.guard_corrections))
     into v_marked
     from new_rows as n
-    where n.guard_corrections is not null;
+    where n.guard_corrections @? '$[*] ? (@.mode != "pass")';
     if v_marked is not null then
-        if v_marked @? '$[*].marks[*] ? (@.mode != "pass")' then
-            perform guard.record_corrections('call', v_marked);
-        end if;
+        perform guard.record_corrections('call', v_marked);
+    end if;
+
+    v_moved := array(select n.id from new_rows as n where n.guard_corrections @> '[{"rule": "tenant_mismatch"}]');
+    if v_moved <> '{}' then
         select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
         from public.appointments as a
         where
-            a.call_id = any(array(
-                select n.id from new_rows as n where n.guard_corrections @> '[{"rule": "tenant_mismatch"}]'
-            ))
+            a.call_id = any(v_moved)
             and a.company_id is distinct from (select c.company_id from public.calls as c where c.id = a.call_id);
         if v_appointments is not null then
             perform guard.record_violations('tenant_mismatch', v_appointments, v_calls);
@@ -402,7 +434,7 @@ before insert on public.calls
 for each row
 when (
     new.guard_corrections is not null
-    and current_setting('guard.writer', true) is distinct from 'guard'
+    and current_setting('guard.writer', true) is distinct from pg_trigger_depth()::text
 )
 execute function guard.call_begin_write();
 
@@ -457,7 +489,7 @@ before update on public.calls
 for each row
 when (
     new.guard_corrections is not null
-    and current_setting('guard.writer', true) is distinct from 'guard'
+    and current_setting('guard.writer', true) is distinct from pg_trigger_depth()::text
 )
 execute function guard.call_begin_write();
 
@@ -507,7 +539,7 @@ when (
         new.appointment_link_status is distinct from old.appointment_link_status
         or (new.appointment_link_status = 'linked' and new.appointment_made is not true)
     )
-    and current_setting('guard.writer', true) is distinct from 'guard'
+    and current_setting('guard.writer', true) is distinct from pg_trigger_depth()::text
 )
 execute function guard.call_sync_link_status();
 
