@@ -40,7 +40,8 @@ select is_empty(
     where f.proname not in (
         -- interfaces: called by applications, operators and the command
         'set_rule', 'set_setting', 'probe_rule', 'constraint_statements', 'register_rule', 'ensure_alert_partitions',
-        'period', 'instant', 'setting', 'index_in_force', 'constraint_state'
+        'period', 'instant', 'setting', 'index_in_force', 'constraint_state', 'breaker_key', 'breaker_acquire',
+        'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report'
     )
     and not exists (
         select from guard_functions as caller
