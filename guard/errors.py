@@ -58,6 +58,24 @@ class RefusedError(GuardError):
     """A rule at `enforce` refused the write."""
 
 
+class CircuitOpenError(GuardError):
+    """The circuit is open: the call was not made. `retry_after` says in how many seconds to ask again."""
+
+    default_fix = "Wait for retry_after seconds, or see `guard breaker show`."
+
+    def __init__(self, key: str, state: str, retry_after: float) -> None:
+        self.key = key
+        self.state = state
+        self.retry_after = retry_after
+        super().__init__(f"The circuit {key} is {state}: try again in {retry_after:.1f} s.")
+
+
+class OperationTimeoutError(GuardError, TimeoutError):
+    """The operation took longer than it was given."""
+
+    default_fix = "See why the remote side is slow, or give it more time."
+
+
 def from_database(error: psycopg.Error) -> GuardError:
     """Turn a database error into one line that carries no row data.
 

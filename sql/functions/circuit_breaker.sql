@@ -22,7 +22,7 @@
 -- ZG206 (reason missing).
 
 insert into guard.settings (name, value, default_value, unit, description)
-select s.name, s.initial, s.initial, s.unit, s.description
+select s.name, s.initial as value, s.initial as default_value, s.unit, s.description
 from (
     values
     ('failure_threshold', '3', 'failures', 'After how many consecutive failures a circuit opens.'),
