@@ -26,8 +26,8 @@ from guard.stores.fallback import FallbackStore
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: How much longer than the operation's timeout a probe's lease lasts, in seconds.
-LEASE_MARGIN = 5.0
+#: How many times the operation's timeout a probe's lease lasts.
+LEASE_FACTOR = 1.5
 #: The longest operation that a breaker without a timeout is made for, in seconds.
 LONGEST_OPERATION = 60.0
 
@@ -94,7 +94,7 @@ class CircuitBreaker:
             failure_threshold=failure_threshold,
             success_threshold=success_threshold,
             cooldown=cooldown,
-            lease=(timeout or LONGEST_OPERATION) + LEASE_MARGIN,
+            lease=(timeout or LONGEST_OPERATION) * LEASE_FACTOR,
         )
         self._failures = failures
         self._ignored = (*ignored, CircuitOpenError)

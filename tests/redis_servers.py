@@ -23,6 +23,7 @@ class RedisServer:
     """A redis-server on the loopback address, with its files in a folder of its own. It keeps nothing on disk."""
 
     def __init__(self, *options: str) -> None:
+        options = ("--save", "", "--appendonly", "no", "--loglevel", "warning", *options)
         # a cluster's nodes talk to each other on a port 10,000 higher
         self.port = port_for.select_random(set(range(20_000, 50_000)))
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -32,8 +33,7 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         self._process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder, "--save", ""]
-            + ["--appendonly", "no", "--loglevel", "warning", *self._options],
+            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder, *self._options],
             stdout=subprocess.DEVNULL,
         )
         until = time.monotonic() + 20
@@ -97,7 +97,7 @@ def redis_cluster() -> Iterator[str]:
     )
     for node in nodes:
         until = time.monotonic() + 30
-        while node.client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+        while node.client.cluster("INFO")["cluster_state"] != "ok":
             assert time.monotonic() < until, "the cluster did not form"
             time.sleep(0.05)
     yield nodes[0].url

@@ -94,7 +94,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
         def pass_time(seconds: float) -> None:
             name = f"guard:breaker:{{{key}}}"
-            client = store._client  # type: ignore[attr-defined]
+            client = store._client
             for field in ("open_until", "probe_until", "opened_at"):
                 if client.hexists(name, field):
                     client.hincrby(name, field, -round(seconds * 1000))
@@ -202,7 +202,7 @@ def test_overrides(subject: Subject) -> None:
     assert subject.record(early.token, "success").shown_state == "forced_open"
     for state in ("forced_closed", "disabled"):
         assert subject.store.override(subject.key, state, "test").snapshot.shown_state == state
-        assert subject.do(*["failure"] * 5).failure_count == 0
+        assert subject.do("failure", "failure", "failure", "failure").failure_count == 0
     lifted = subject.store.override(subject.key, "none", "test").snapshot
     assert (lifted.shown_state, lifted.override_reason, lifted.override_revision) == ("closed", None, 4)
     assert subject.do("failure", "failure", "failure").state == "open"
@@ -256,7 +256,7 @@ def test_a_snapshot_survives_the_journey(subject: Subject) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_generations_never_fall_and_probes_are_never_two(subject: Subject, seed: int) -> None:
     """A random walk: whatever comes, generations only grow, and two leases never run at once."""
-    dice = random.Random(seed)
+    dice = random.Random(seed)  # noqa: S311  # no secret
     admissions: list[Reply] = []
     probing: str | None = None
     generation = 0

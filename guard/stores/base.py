@@ -166,8 +166,8 @@ def ticket(generation: int) -> str:
 
 def check_key(key: str) -> None:
     """Raise GuardError for what cannot be the key of a circuit."""
-    if not isinstance(key, str) or not key.strip() or len(key) > LONGEST_KEY or "\x00" in key:
+    if not isinstance(key, str) or not key.strip() or len(key) > LONGEST_KEY or not key.isprintable():
         raise GuardError(
-            f"The key of a circuit is {f'{len(key)} characters long' if key else 'empty'}.",
-            fix=f"Use 1 to {LONGEST_KEY} characters, as in appointment_booking:service:7.",
+            f"This cannot be the key of a circuit: {str(key)[:60]!r}.",
+            fix=f"Use 1 to {LONGEST_KEY} printable characters, as in appointment_booking:service:7.",
         )

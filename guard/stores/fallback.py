@@ -141,6 +141,7 @@ class FallbackStore:
 
     def _reset(self) -> None:
         self._keeper: threading.Thread | None = None
+        self._listeners: list[threading.Thread] = []
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._start_lock = threading.Lock()
@@ -290,9 +291,11 @@ class FallbackStore:
                     for tier in self._tiers:
                         if hasattr(tier.store, "listen"):
                             arguments = (self._heard, self._wake.set, self._stop)
-                            threading.Thread(
+                            listener = threading.Thread(
                                 target=tier.store.listen, args=arguments, name="guard-listener", daemon=True
-                            ).start()
+                            )
+                            listener.start()
+                            self._listeners.append(listener)
 
     def _heard(self, snapshot: Snapshot) -> None:
         if snapshot.key in self.views and not self._tiers[0].down:
@@ -343,11 +346,16 @@ class FallbackStore:
         """Report what is left, end the threads, close the connections."""
         self._stop.set()
         self._wake.set()
-        if self._keeper is not None:
-            self._keeper.join(timeout=2)
+        for thread in (self._keeper, *self._listeners):
+            if thread is not None:
+                thread.join(timeout=2)
         self._flush(counts=True)
         for tier in self._tiers:
             tier.store.close()
+        with _wrapping:
+            for store, wrapper in list(_wrapped.items()):
+                if wrapper is self:
+                    del _wrapped[store]
 
     def _after_fork(self) -> None:
         self._reset()

@@ -98,7 +98,7 @@ class RedisStore:
                         if message is not None:
                             change = json.loads(message["data"])
                             heard(Snapshot.read(change["key"], json.loads(change["snapshot"])))
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, ValueError, LookupError, TypeError) as error:  # or what is no message of ours
                 _log.debug("Redis does not tell of changes: %s", error)
                 stop.wait(0.25)
 
