@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from contextvars import ContextVar
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from guard import deadline
@@ -116,6 +116,10 @@ class CircuitBreaker:
         except BaseException as error:
             self._failed(token, error)
             raise
+        if type(result) is CoroutineType:
+            result.close()
+            self._record(token, "ignored", None)
+            raise GuardError("A coroutine function was given to call().", fix="Await call_async() instead.")
         self._succeeded(token)
         return result
 

@@ -85,8 +85,14 @@ class _Worker:
     ) -> Any:
         self._task = (context, function, arguments, keywords)
         self._go.release()
-        if not self._done.acquire(timeout=max(0.0, seconds)):
-            # its thread ends with the function, and with it this worker
+        answered = False
+        try:
+            answered = self._done.acquire(timeout=max(0.0, seconds))
+        finally:
+            if not answered:  # timed out, or the caller was interrupted: its thread ends with the function
+                self._task = None
+                self._go.release()
+        if not answered:
             raise OperationTimeoutError(f"The operation took longer than the {seconds:g} s that it had.")
         assert self._outcome is not None  # noqa: S101  # the lock says so
         result, error = self._outcome
@@ -102,7 +108,8 @@ class _Worker:
     def _serve(self) -> None:
         while True:
             self._go.acquire()
-            assert self._task is not None  # noqa: S101  # the lock says so
+            if self._task is None:
+                return
             context, function, arguments, keywords = self._task
             try:
                 self._outcome = (context.run(function, *arguments, **keywords), None)

@@ -64,10 +64,19 @@ class CircuitOpenError(GuardError):
     default_fix = "Wait for retry_after seconds, or see `guard breaker show`."
 
     def __init__(self, key: str, state: str, retry_after: float) -> None:
+        # made for each call that is refused: its words are put together when somebody reads them
+        Exception.__init__(self, key, state, retry_after)
         self.key = key
         self.state = state
         self.retry_after = retry_after
-        super().__init__(f"The circuit {key} is {state}: try again in {retry_after:.1f} s.")
+        self.fix = self.default_fix
+
+    @property
+    def message(self) -> str:  # type: ignore[override]  # an attribute elsewhere
+        return f"The circuit {self.key} is {self.state}: try again in {self.retry_after:.1f} s."
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class OperationTimeoutError(GuardError, TimeoutError):

@@ -170,6 +170,30 @@ def test_what_has_no_time_left_is_not_begun() -> None:
     assert breaker.snapshot().state == "closed"
 
 
+def test_threads_of_operations_that_hung_end_with_them() -> None:
+    breaker = CircuitBreaker("k", store=MemoryStore(), timeout=0.05, failure_threshold=100)
+
+    def operations() -> int:
+        return sum(thread.name == "guard-operation" for thread in threading.enumerate())
+
+    before = operations()
+    for _ in range(10):
+        with pytest.raises(OperationTimeoutError):
+            breaker.call(time.sleep, 0.5)
+    until = time.monotonic() + 20
+    while operations() > before:
+        assert time.monotonic() < until, "threads are left"
+        time.sleep(0.02)
+
+
+def test_a_coroutine_function_must_be_awaited(breaker: CircuitBreaker) -> None:
+    async def book() -> None: ...
+
+    with pytest.raises(GuardError, match="coroutine"):
+        breaker.call(book)  # type: ignore[unused-coroutine]
+    assert breaker.snapshot().failure_count == 0
+
+
 def test_without_a_timeout_the_caller_s_own_thread_works() -> None:
     breaker = CircuitBreaker("k", store=MemoryStore(), timeout=None)
     assert breaker.call(threading.current_thread) is threading.current_thread()

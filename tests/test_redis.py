@@ -252,7 +252,7 @@ def test_generations_of_a_fleet_never_fall(fleet: Fleet) -> None:
             redis.merge(snapshot)
         store.reconcile([KEY])
         store.reconcile([KEY])
-        found = {single.snapshots([KEY])[KEY] for single in (redis, postgres)}  # type: ignore[attr-defined]
+        found = {single.snapshots([KEY])[KEY] for single in (redis, postgres)}
         assert len({(s.generation, s.override, s.override_revision) for s in found}) == 1
         seen.append(found.pop().generation)
         assert seen[-1] >= seen[-2]

@@ -64,8 +64,12 @@ local function snapshot(circuit)
   })
 end
 
+-- `brief` says in one string what a reader needs to see that a circuit has not changed; see RedisStore.unchanged.
 local function save(circuit)
-  local values = {}
+  local values = { 'brief', table.concat({
+    circuit.override or circuit.state,
+    string.format('%.0f:%.0f:%.0f', circuit.generation, circuit.failure_count, circuit.override_revision),
+  }, ':') }
   for _, field in ipairs(FIELDS) do
     if circuit[field] ~= nil then
       values[#values + 1] = field

@@ -73,6 +73,15 @@ class RedisStore:
     def snapshots(self, keys: Iterable[str]) -> dict[str, Snapshot]:
         return {key: self._call(key, "read").snapshot for key in keys}
 
+    def unchanged(self, snapshot: Snapshot) -> bool:
+        """Whether the circuit is as in this snapshot, so that no script need be run. A plain read, and the cheapest."""
+        try:
+            brief = self._client.hget(self._name(snapshot.key), "brief")
+        except (RedisError, OSError) as failure:
+            raise self._unavailable(failure) from failure
+        known = f"{snapshot.shown_state}:{snapshot.generation}:{snapshot.failure_count}:{snapshot.override_revision}"
+        return brief == known or (brief is None and known == "closed:0:0:0")
+
     def merge(self, snapshot: Snapshot, released: str | None = None) -> Snapshot:
         return self._call(snapshot.key, "merge", json.dumps(snapshot.told()), released or "").snapshot
 
@@ -120,8 +129,11 @@ class RedisStore:
                 self._client_of_process = redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), **self._options)
         return self._client_of_process
 
+    def _name(self, key: str) -> str:
+        return f"{self._prefix}:{{{key}}}"
+
     def _call(self, key: str, operation: str, *arguments: str | int, error: str | None = None) -> Reply:
-        name = f"{self._prefix}:{{{key}}}"
+        name = self._name(key)
         try:
             try:
                 answer = self._client.evalsha(_SHA, 1, name, self._channel, key, operation, *arguments)
