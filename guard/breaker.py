@@ -116,7 +116,7 @@ class CircuitBreaker:
         except BaseException as error:
             self._failed(token, error)
             raise
-        if type(result) is CoroutineType:
+        if isinstance(result, CoroutineType):
             result.close()
             self._record(token, "ignored", None)
             raise GuardError("A coroutine function was given to call().", fix="Await call_async() instead.")
