@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from guard.booking import BookingGuard as BookingGuard
     from guard.breaker import GLOBAL_KEY as GLOBAL_KEY
     from guard.breaker import CircuitBreaker as CircuitBreaker
     from guard.breaker import service_key as service_key
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from guard.stores.redis import RedisStore as RedisStore
 
 _EXPORTS = {
+    "BookingGuard": "guard.booking",
     "CircuitBreaker": "guard.breaker",
     "CircuitOpenError": "guard.errors",
     "FallbackStore": "guard.stores.fallback",

@@ -12,9 +12,12 @@ _INTEGER = ["bigint", "integer"]
 _TIME = ["timestamp without time zone", "timestamp with time zone"]
 _BOOLEAN = ["boolean"]
 
-#: The types that the columns of an adopted table may have; a column that is missing will be added, but for the first
-#: two of each table.
+#: The types that the columns of an adopted table may have; a column that is missing is added, but for REQUIRED.
 COLUMN_TYPES: dict[str, dict[str, list[str]]] = {
+    "companies": {"id": _INTEGER},
+    "customers": {"id": _INTEGER},
+    "services": {"id": _INTEGER},
+    "staff": {"id": _INTEGER},
     "calls": {
         "id": _INTEGER,
         "company_id": _INTEGER,
@@ -49,14 +52,34 @@ COLUMN_TYPES: dict[str, dict[str, list[str]]] = {
 }
 
 
-def check(connection: Connection) -> None:
+#: The tables that guard puts triggers on, and the columns of them that it does not add.
+GUARDED = ("calls", "appointments")
+REQUIRED = ("id", "company_id")
+
+
+def check(connection: Connection, app_timezone: str | None = None) -> None:
     """Raise UnsuitableDatabaseError, with all that stands in the way, if guard cannot be installed as this role."""
-    obstacles = [*_server(connection), *_rights(connection), *_columns(connection)]
+    tables = _tables(connection)
+    obstacles = [
+        *_server(connection),
+        *_zone(connection, app_timezone),
+        *_rights(connection, tables),
+        *_columns(connection, tables),
+    ]
     if obstacles:
         raise UnsuitableDatabaseError(
             "Guard cannot be installed here: " + "; ".join(obstacles) + ". Nothing was changed.",
             fix="Mend this, or connect as the role that owns the tables, then run guard apply again.",
         )
+
+
+def _tables(connection: Connection) -> list[str]:
+    """The tables that must be as guard needs them: the guarded two, and what a table that is to be made refers to."""
+    missing = connection.execute(
+        "select from unnest(%s::text[]) as t (name) where to_regclass('public.' || t.name) is null",
+        (list(COLUMN_TYPES),),
+    ).fetchall()
+    return list(COLUMN_TYPES if missing else GUARDED)
 
 
 def _server(connection: Connection) -> list[str]:
@@ -70,40 +93,54 @@ def _server(connection: Connection) -> list[str]:
     return []
 
 
-def _rights(connection: Connection) -> list[str]:
+def _zone(connection: Connection, name: str | None) -> list[str]:
+    query = "select from pg_timezone_names where name = %s"
+    if name is None or connection.execute(query, (name,)).fetchone() is not None:
+        return []
+    return [f"{name} is not a time zone that the server knows"]
+
+
+def _rights(connection: Connection, tables: list[str]) -> list[str]:
     rows = connection.execute(
         """
         select format('%%I owns public.%%I, and %%I is not a member of it', r.rolname, c.relname, current_user)
         from pg_catalog.pg_class as c
         inner join pg_catalog.pg_roles as r on c.relowner = r.oid
-        where c.relnamespace = 'public'::regnamespace and c.relname = any(%s)
+        where c.relnamespace = 'public'::regnamespace and c.relname = any(%(tables)s::text[] || array['companies'])
             and not pg_has_role(current_user, c.relowner, 'usage')
         union all
-        select format('public.%%I is not a table', c.relname)
+        select format('public.%%I is not an ordinary table', c.relname)
         from pg_catalog.pg_class as c
-        where c.relnamespace = 'public'::regnamespace and c.relname = any(%s) and c.relkind <> 'r'
+        where c.relnamespace = 'public'::regnamespace and c.relname = any(%(tables)s) and c.relkind <> 'r'
         union all
-        select format('%%I may not create roles, and %%s does not exist', current_user, wanted.rolname)
+        select case when r.rolname is null
+            then format('%%I may not create roles, and %%s does not exist', current_user, wanted.rolname)
+            else format('%%I may not create roles, and is not a member of %%s', current_user, wanted.rolname)
+        end
         from unnest(array['guard_owner', 'guard_app', 'guard_operator', 'guard_reader', 'guard_monitor'])
             as wanted (rolname)
-        where not exists (select from pg_catalog.pg_roles as r where r.rolname = wanted.rolname)
-            and not exists (
-                select from pg_catalog.pg_roles as r
-                where r.rolname = current_user and (r.rolsuper or r.rolcreaterole)
-            )
+        left join pg_catalog.pg_roles as r on wanted.rolname = r.rolname
+        where not (select u.rolsuper or u.rolcreaterole from pg_catalog.pg_roles as u where u.rolname = current_user)
+            and (r.rolname is null or (r.rolname = 'guard_owner' and not pg_has_role(current_user, r.oid, 'usage')))
+        union all
+        select format('%%I does not inherit the rights of the roles that it is a member of', r.rolname)
+        from pg_catalog.pg_roles as r where r.rolname = current_user and not (r.rolinherit or r.rolsuper)
         union all
         select format('%%I may not create a schema in this database', current_user)
-        where not has_database_privilege(current_database(), 'create')
+        where to_regnamespace('guard') is null and not has_database_privilege(current_database(), 'create')
+        union all
+        select format('%%I may not create tables and indexes in schema public', current_user)
+        where not has_schema_privilege('public', 'create')
         """,
-        (list(COLUMN_TYPES), list(COLUMN_TYPES)),
+        {"tables": tables},
     ).fetchall()
     return [row[0] for row in rows]
 
 
-def _columns(connection: Connection) -> list[str]:
+def _columns(connection: Connection, tables: list[str]) -> list[str]:
     obstacles = []
-    for table, columns in COLUMN_TYPES.items():
-        found = dict(
+    for table in tables:
+        found: dict[str, str] = dict(
             connection.execute(
                 """
                 select a.attname, format_type(a.atttypid, null)
@@ -115,10 +152,14 @@ def _columns(connection: Connection) -> list[str]:
         )
         if not found:
             continue
-        obstacles += [f"public.{table} has no column {name}" for name in ("id", "company_id") if name not in found]
+        obstacles += [
+            f"public.{table} has no column {name}" for name in REQUIRED if name not in found and table in GUARDED
+        ]
         obstacles += [
             f"public.{table}.{name} is {found[name]}, and guard needs {types[0]}"
-            for name, types in columns.items()
+            for name, types in COLUMN_TYPES[table].items()
             if name in found and found[name] not in types
         ]
+        if len({found[name] for name in ("starts_at", "ends_at") if name in found}) > 1:
+            obstacles.append(f"public.{table}.starts_at and ends_at are of different types")
     return obstacles

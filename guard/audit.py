@@ -1,7 +1,7 @@
 """Count every rule over the whole database, read-only, also where guard has never been installed.
 
-Where guard is installed the rules' views are asked. Elsewhere the same queries are taken from the rules' files, with
-what they use of guard's own replaced by what every server has: see `_standalone`.
+Where guard is installed, and may be read, the rules' views are asked. Elsewhere the same queries are taken from the
+rules' files, with what they use of guard's own replaced by what every server has: see `_standalone`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Audit(TypedDict):
 def run(connection: Connection, own_rules: Path | None = None, app_timezone: str | None = None) -> Audit:
     """Count in one snapshot. `app_timezone` is the zone of local timestamps where guard is not installed.
 
+    A rule that is installed is asked by its view, another one, such as a new one of an operator's own, by its file.
+
     Raises GuardError if the database has no table public.calls.
     """
     with connection.transaction():
@@ -62,12 +64,12 @@ def run(connection: Connection, own_rules: Path | None = None, app_timezone: str
                 "This database has neither public.calls nor public.appointments.",
                 fix="Name the booking database with --dsn, or let guard apply create the tables.",
             )
-        if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
-            if app_timezone is not None:
-                connection.execute("select set_config('timezone', %s, true)", (app_timezone,))
-            rules = [_standalone(file) for file in ledger.read_files(own_rules) if "/checks/" in f"/{file.path}"]
-        else:
-            rules = _installed(connection)
+        rules = _installed(connection) if _is_installed(connection) else []
+        if app_timezone is not None:
+            connection.execute("select set_config('timezone', %s, true)", (app_timezone,))
+        asked = {rule.name for rule in rules}
+        files = [file for file in ledger.read_files(own_rules) if any(o.kind == "rule" for o in file.provides)]
+        rules += [rule for rule in map(_standalone, files) if rule.name not in asked]
         counts = [_count(connection, rule) for rule in rules]
         answered = {count["rule"] for count in counts if count["violations"] is not None}
         return {
@@ -83,9 +85,26 @@ def violations(audit: Audit) -> int:
     return sum(count["violations"] or 0 for count in audit["rules"] if count["severity"] != "info")
 
 
+def _is_installed(connection: Connection) -> bool:
+    """Whether the registry is there, and this role may read it."""
+    row = connection.execute(
+        """
+        select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+        from pg_catalog.pg_namespace as n
+        inner join pg_catalog.pg_class as c on n.oid = c.relnamespace
+        where n.nspname = 'guard' and c.relname = 'rules'
+        """
+    ).fetchone()
+    return row == (True,)
+
+
 def _installed(connection: Connection) -> list[Rule]:
     rows = connection.execute(
-        "select r.rule, r.severity, r.entity_type, format('guard.%I', r.rule) from guard.rules as r order by r.rule"
+        """
+        select r.rule, r.severity, r.entity_type, format('guard.%I', r.rule)
+        from guard.rules as r
+        where to_regclass(format('guard.%I', r.rule)) is not null
+        """
     ).fetchall()
     return [Rule(*row) for row in rows]
 
@@ -96,9 +115,15 @@ def _standalone(file: ledger.SqlFile) -> Rule:
     guard.instant(x) becomes timestamptz(x), with the session in the application's time zone; guard.period becomes the
     range that it makes; guard.rules becomes one row with what the file registers.
     """
-    registered = dict(re.findall(r"\bp_(\w+)\s*=>\s*'((?:[^']|'')*)'", file.text))
-    view = re.search(r"create or replace view .*?\bas\s+(select\b.*?);\s*$", file.text, re.DOTALL | re.MULTILINE)
-    if view is None or not {"rule", "severity", "entity_type"} <= registered.keys():
+    registered = file.registration
+    view = re.search(
+        r"create or replace view .*?\bas\s+((?:select|with)\b.*?);\s*$", file.text, re.DOTALL | re.MULTILINE
+    )
+    if (
+        view is None
+        or not {"rule", "entity_type"} <= registered.keys()
+        or registered.get("severity") not in _SEVERITIES
+    ):
         raise GuardError(f"{file.path} does not register a rule with a view.", fix="See CONTRIBUTING.md, Add a rule.")
     row = sql.SQL(
         "(select {rule}::text as rule, {severity}::text as severity, {grace}::interval as grace,"
@@ -118,7 +143,7 @@ def _count(connection: Connection, rule: Rule) -> RuleCount:
     count: RuleCount = {"rule": rule.name, "severity": rule.severity, "violations": None, "note": None}
     try:
         with connection.transaction():
-            count["violations"] = _number(connection, f"select count(*) from {rule.query} as v")
+            count["violations"] = _number(connection, f"select count(*) from {rule.query} as v")  # noqa: S608  # a view
     except (errors.UndefinedColumn, errors.UndefinedTable) as error:
         count["note"] = f"cannot be asked here: {error.diag.message_primary}"
     except errors.DatabaseError as error:
@@ -133,9 +158,8 @@ def _rows(connection: Connection, table: str) -> int:
 
 
 def _consistency_rate(connection: Connection, rules: list[Rule]) -> float:
-    queries = [
-        f"select entity_id from {r.query} as v" for r in rules if r.entity_type == "call" and r.severity != "info"
-    ]
+    calls = [rule.query for rule in rules if rule.entity_type == "call" and rule.severity != "info"]
+    queries = [f"select entity_id from {query} as v" for query in calls]  # noqa: S608  # views
     total = _rows(connection, "calls")
     if total == 0 or not queries:
         return 100.0

@@ -29,13 +29,19 @@ def resolve_dsn(dsn: str | None) -> str:
     """
     if dsn:
         try:
-            conninfo.conninfo_to_dict(dsn)
+            parameters = conninfo.conninfo_to_dict(dsn)
         except psycopg.ProgrammingError:
             # libpq's message quotes the string, and with it the password
             raise ConnectionFailedError(
                 "The connection string cannot be parsed.",
                 fix="Write it as postgresql://user@host/database or as host=... dbname=... .",
             ) from None
+        if any("@" in str(parameters.get(name)) for name in ("host", "port", "dbname")):
+            # the end of a password, which the server's answer would quote
+            raise ConnectionFailedError(
+                "The connection string has an @ where there can be none.",
+                fix="In a URL, write @, : and / of a user name or a password as %40, %3A and %2F.",
+            )
         return dsn
     if any(os.environ.get(name) for name in LIBPQ_VARIABLES):
         return ""

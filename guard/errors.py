@@ -7,6 +7,8 @@ default message. SQLSTATEs of guard's own class `ZG` are mapped to exceptions in
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 
@@ -54,6 +56,12 @@ class LockTimeoutError(GuardError):
     default_fix = "Run the same command again when the blocking query has ended: it resumes where it stopped."
 
 
+class SignatureError(GuardError):
+    """The webhook is not from whom it says."""
+
+    default_fix = "Drop it, and check that sender and receiver have the same secret."
+
+
 class RefusedError(GuardError):
     """A rule at `enforce` refused the write."""
 
@@ -82,18 +90,38 @@ class CircuitOpenError(GuardError):
 class OperationTimeoutError(GuardError, TimeoutError):
     """The operation took longer than it was given."""
 
-    default_fix = "See why the remote side is slow, or give it more time."
+    default_fix = "Look whether it took effect before doing it again."
 
 
-def from_database(error: psycopg.Error) -> GuardError:
-    """Turn a database error into one line that carries no row data.
+_FIXES = {
+    "42501": "Connect as a role that has this right, such as the one that guard apply was run as.",
+    "55P03": LockTimeoutError.default_fix,
+}
+
+
+def from_database(error: psycopg.Error, during: str | None = None) -> GuardError:
+    """Turn a database error into one line that carries no row data; `during` names the step that met it.
 
     Only the primary message and the hint are kept: the DETAIL of a failed CHECK prints the whole row, phone numbers
-    included.
+    included. What depends on an object (2BP01) is named in the DETAIL, and nothing else is.
     """
+    prefix = f"{during}: " if during else ""
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        return ConnectionFailedError(str(error).splitlines()[0] if str(error) else None)
+        reason = str(error).partition("\n")[0]
+        return ConnectionFailedError(prefix + reason if reason else None)
     diagnostics = error.diag
-    message = diagnostics.message_primary or str(error).splitlines()[0]
+    message = diagnostics.message_primary or str(error).partition("\n")[0]
+    if error.sqlstate == "2BP01" and diagnostics.message_detail:
+        message = f"{message} ({diagnostics.message_detail})"
     kind = RefusedError if (error.sqlstate or "").startswith("ZG1") else GuardError
-    return kind(f"{message} [{error.sqlstate}]", fix=diagnostics.message_hint)
+    fix = diagnostics.message_hint or _FIXES.get(error.sqlstate or "")
+    return kind(f"{prefix}{message} [{error.sqlstate}]", fix=fix)
+
+
+@contextmanager
+def named(step: str) -> Iterator[None]:
+    """Say which step a database error came from."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise from_database(error, step) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from psycopg import sql
 
 from guard import adoption, constraints, database, ledger, migrations
 from guard.database import Connection
-from guard.errors import BusyError, GuardError
+from guard.errors import BusyError, GuardError, named
 from guard.locks import retry_on_lock_timeout
 
 #: The key of the session advisory lock that every command which changes the catalog holds ("guard" in ASCII).
@@ -44,7 +45,8 @@ class Session:
             with self.worker.transaction():
                 action()
 
-        retry_on_lock_timeout(attempt, what=what, worker=self.worker, observer=self.observer)
+        with named(what):
+            retry_on_lock_timeout(attempt, what=what, worker=self.worker, observer=self.observer)
 
 
 @contextmanager
@@ -82,15 +84,15 @@ def apply(
     Raises UnsuitableDatabaseError before the first change, LockTimeoutError where a lock was not to be had.
     """
     files = ledger.read_files(own_rules)
-    adoption.check(session.worker)
+    adoption.check(session.worker, app_timezone)
     session.worker.execute("create schema if not exists guard")
     done: list[str] = []
     yoyo = migrations.Migrations(session.dsn, session.observer)
     try:
+        repairs = yoyo.unfinished_indexes()
         todo = yoyo.pending()
-        repairs = [] if todo else yoyo.unfinished_indexes()
-        for position, migration in enumerate([*todo, *repairs]):
-            progress(f"migration {migration.id}", position, len(todo) + len(repairs) + len(files))
+        for position, migration in enumerate([*repairs, *todo]):
+            progress(f"migration {migration.id}", position, len(repairs) + len(todo) + len(files))
             yoyo.apply(migration)
             done.append(f"{'repaired' if migration in repairs else 'applied'} migration {migration.id}")
         applied = yoyo.applied()
@@ -104,6 +106,7 @@ def apply(
         progress(file.path, len(todo) + position, len(todo) + len(again))
         session.step(file.path, lambda file=file: ledger.apply_file(session.worker, file, run.id))  # type: ignore[misc]
         done.append(f"{'applied' if file in difference.pending else 'restored'} {file.path}")
+    done += _drop(session, ledger.compare(session.worker, files).obsolete)
     if prune:
         done += _prune(session, difference.orphaned, run)
     for migration in applied:
@@ -115,7 +118,7 @@ def apply(
             """,
             (migration.id, f"migrations/{migration.id}.sql", migrations.checksum(migration)),
         )
-    if app_timezone is not None:
+    if app_timezone is not None and app_timezone != _setting(session.worker, "app_timezone"):
         session.worker.execute("select guard.set_setting('app_timezone', %s)", (app_timezone,))
         done.append(f"set app_timezone to {app_timezone}")
     done += constraints.install_on_own_tables(session.worker, session.observer)
@@ -123,14 +126,29 @@ def apply(
     return done
 
 
+def _setting(connection: Connection, name: str) -> str | None:
+    row = connection.execute("select guard.setting(%s)", (name,)).fetchone()
+    return row[0] if row else None
+
+
 class _Run:
-    """The row of guard.apply_runs, written when there is something to record."""
+    """The row of guard.apply_runs, written when there is something to record; one that was cut short is resumed."""
 
     def __init__(self, connection: Connection, last_migration: str, migrated: bool) -> None:
         self._connection = connection
         self._last_migration = last_migration
-        self._id: int | None = None
-        if migrated:
+        row = connection.execute(
+            """
+            update guard.apply_runs
+            set last_migration = %s
+            where id = (select max(r.id) from guard.apply_runs as r)
+                and finished_at is null and undone_at is null
+            returning id
+            """,
+            (last_migration,),
+        ).fetchone()
+        self._id: int | None = row[0] if row else None
+        if migrated and self._id is None:
             self._start()
 
     @property
@@ -154,21 +172,25 @@ class _Run:
 
 
 def _prune(session: Session, orphaned: list[ledger.SqlObject], run: _Run) -> list[str]:
-    done = []
+    """Drop what no file provides, and log that its files are gone, so that a rollback brings them back."""
     known = ledger.entries(session.worker)
-    # a rule's constraint and view go before the functions that they use
-    order = ("trigger", "rule", "view", "function")
-    for obj in sorted(orphaned, key=lambda o: order.index(o.kind)):
-        if obj.kind == "rule":
-            constraints.remove(session.worker, session.observer, obj.identity)
+    for path, checksum in sorted({(known[obj].path, known[obj].checksum) for obj in orphaned}):
+        ledger.log(session.worker, run.id, path, checksum, None)
+    return _drop(session, orphaned)
 
-        def drop(obj: ledger.SqlObject = obj) -> None:
-            ledger.drop_object(session.worker, obj)
-            ledger.log(session.worker, run.id, known[obj].path, known[obj].checksum, None)
 
-        session.step(str(obj), drop)
-        done.append(f"dropped {obj}")
-    return done
+def _drop(session: Session, objects: list[ledger.SqlObject]) -> list[str]:
+    """Drop objects in as few steps as their locks allow. Returns what was done, a line each."""
+    triggers = [obj for obj in objects if obj.kind == "trigger"]
+    others = [obj for obj in objects if obj.kind != "trigger"]
+    for rule in (obj.identity for obj in others if obj.kind == "rule"):
+        constraints.remove(session.worker, session.observer, rule)
+    for table in sorted({obj.identity.split(" ")[0] for obj in triggers}):
+        of_table = [obj for obj in triggers if obj.identity.startswith(f"{table} ")]
+        session.step(f"triggers of {table}", lambda of=of_table: ledger.drop(session.worker, of))  # type: ignore[misc]
+    if others:
+        session.step("functions, views and rules", lambda: ledger.drop(session.worker, others))
+    return [f"dropped {obj}" for obj in [*triggers, *others]]
 
 
 def rollback(session: Session, progress: Progress, *, to: str | None = None, everything: bool = False) -> list[str]:
@@ -194,7 +216,8 @@ def rollback(session: Session, progress: Progress, *, to: str | None = None, eve
         for position, migration in enumerate(undone):
             progress(f"migration {migration.id}", position, len(undone))
             yoyo.rollback(migration)
-            done.append(f"rolled back migration {migration.id}")
+            done += [f"rolled back migration {migration.id}", *yoyo.warnings]
+            yoyo.warnings.clear()
             if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
                 worker.execute("delete from guard.objects where kind = 'migration' and identity = %s", (migration.id,))
     finally:
@@ -236,24 +259,17 @@ def _target(connection: Connection, to: str | None) -> tuple[int | None, str | N
 def _restore_objects(session: Session, progress: Progress, run_id: int | None) -> list[str]:
     """Bring every file's objects to the text that they had after a run; drop those that did not exist then."""
     worker = session.worker
-    done = []
-    wanted = {} if run_id is None else ledger.texts_as_of(worker, run_id)
+    wanted = [] if run_id is None else ledger.texts_as_of(worker, run_id)
     now = ledger.entries(worker)
-    kept = {o for file in wanted.values() for o in file.provides}
-    dropped = [o for o in now if o not in kept]
-    for rule in (o.identity for o in dropped if o.kind == "rule"):
-        constraints.remove(worker, session.observer, rule)
-    restored = [f for f in wanted.values() if any(o not in now or now[o].checksum != f.checksum for o in f.provides)]
+    restored = [f for f in wanted if any(o not in now or now[o].checksum != f.checksum for o in f.provides)]
     for position, file in enumerate(restored):
-        progress(file.path, position, len(restored) + len(dropped))
+        progress(file.path, position, len(restored))
         session.step(file.path, lambda file=file: ledger.restore_file(worker, file))  # type: ignore[misc]
-        done.append(f"restored {file.path}")
-    order = ("trigger", "view", "rule", "function")
-    for position, obj in enumerate(sorted(dropped, key=lambda o: order.index(o.kind))):
-        progress(str(obj), len(restored) + position, len(restored) + len(dropped))
-        session.step(str(obj), lambda obj=obj: ledger.drop_object(worker, obj))  # type: ignore[misc]
-        done.append(f"dropped {obj}")
-    return done
+    kept = {o for file in wanted for o in file.provides}
+    return [
+        *(f"restored {file.path}" for file in restored),
+        *_drop(session, [o for o in ledger.entries(worker) if o not in kept]),
+    ]
 
 
 def export(connection: Connection, folder: Path) -> Path | None:
@@ -272,8 +288,8 @@ def export(connection: Connection, folder: Path) -> Path | None:
     ).fetchall()
     if not tables:
         return None
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    path = folder / f"guard-export-{connection.info.dbname}-{moment}.jsonl"
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    path = folder / f"guard-export-{re.sub('[^0-9A-Za-z_-]', '_', connection.info.dbname)}-{moment}.jsonl"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with (
         os.fdopen(descriptor, "w", encoding="utf-8") as file,

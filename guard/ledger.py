@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from psycopg import sql
+import psycopg
+from psycopg import errors, sql
 
 from guard import assets
 from guard.database import Connection
-from guard.errors import GuardError
+from guard.errors import GuardError, from_database
 
-#: The folders under sql/, in the order in which they are applied; dropped in the reverse order.
-FOLDERS = ("functions", "checks", "triggers", "views")
+#: The folders under sql/, in the order in which they are applied; `rules` stands for an operator's own.
+FOLDERS = ("functions", "checks", "rules", "triggers", "views")
+
+#: The named arguments of a rule's registration whose values are plain strings.
+_REGISTERED = re.compile(r"\bp_(\w+)\s*=>\s*(?:'((?:[^']|'')*)'|\$\$(.*?)\$\$)", re.DOTALL)
 
 _PROVIDES = re.compile(r"^-- provides: (function|view|trigger|rule) (\S.*)$", re.MULTILINE)
 
@@ -51,17 +55,29 @@ class SqlFile:
     def provides(self) -> tuple[SqlObject, ...]:
         return tuple(SqlObject(kind, identity.strip()) for kind, identity in _PROVIDES.findall(self.text))
 
+    @cached_property
+    def registration(self) -> dict[str, str]:
+        """What a rule's file registers, as far as it is written as strings: `{"rule": ..., "severity": ...}`."""
+        found = _REGISTERED.findall(self.text)
+        return {name: quoted.replace("''", "'") or dollar for name, quoted, dollar in found}
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Files are applied in this order."""
+        return FOLDERS.index(self.path.split("/")[-2]), self.path
+
 
 def read_files(own_rules: Path | None = None) -> list[SqlFile]:
     """All files in the order in which they are applied; `own_rules` is a folder of an operator's own rules.
 
     Raises GuardError for a file without a `-- provides:` line and for an object that two files provide.
     """
-    files = []
-    for folder in FOLDERS:
-        files += [_read(path, f"sql/{folder}/{path.name}") for path in sorted((assets.SQL / folder).glob("*.sql"))]
-        if folder == "checks" and own_rules is not None:
-            files += [_read(path, f"rules/{path.name}") for path in sorted(own_rules.glob("*.sql"))]
+    files = [
+        _read(path, f"sql/{folder}/{path.name}") for folder in FOLDERS for path in (assets.SQL / folder).glob("*.sql")
+    ]
+    if own_rules is not None:
+        files += [_read(path, f"rules/{path.name}") for path in own_rules.glob("*.sql")]
+    files.sort(key=lambda file: file.order)
     owners: dict[SqlObject, str] = {}
     for file in files:
         for provided in file.provides:
@@ -75,7 +91,10 @@ def read_files(own_rules: Path | None = None) -> list[SqlFile]:
 
 
 def _read(path: Path, name: str) -> SqlFile:
-    file = SqlFile(name, path.read_text(encoding="utf-8"))
+    try:
+        file = SqlFile(name, path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise GuardError(f"{name} is not UTF-8: {error.reason}.", fix="Save it as UTF-8.") from None
     if not file.provides:
         raise GuardError(
             f"{name} does not say what it provides.",
@@ -151,6 +170,7 @@ class Difference:
     pending: list[SqlFile]
     drifted: list[SqlObject]
     missing: list[SqlObject]
+    obsolete: list[SqlObject]
     orphaned: list[SqlObject]
 
     @property
@@ -161,9 +181,15 @@ class Difference:
 
 
 def compare(connection: Connection, files: list[SqlFile]) -> Difference:
-    """Tell pending (file is not ledger) from drifted and missing (ledger is not catalog) and orphaned (no file)."""
+    """Tell pending (file is not ledger) from drifted and missing (ledger is not catalog).
+
+    What no file provides any more is obsolete if the file that did is there, else orphaned: it may be a rule of an
+    operator's own.
+    """
     ledger = entries(connection)
     provided = {o for file in files for o in file.provides}
+    paths = {file.path for file in files}
+    left = [o for o in ledger if o not in provided]
     pending = [
         file for file in files if any(o not in ledger or ledger[o].checksum != file.checksum for o in file.provides)
     ]
@@ -173,26 +199,38 @@ def compare(connection: Connection, files: list[SqlFile]) -> Difference:
         pending=pending,
         drifted=[o for o, e in ledger.items() if found[o] is not None and found[o] != e.fingerprint],
         missing=[o for o in ledger if found[o] is None],
-        orphaned=[o for o in ledger if o not in provided],
+        obsolete=[o for o in left if ledger[o].path in paths],
+        orphaned=[o for o in left if ledger[o].path not in paths],
     )
 
 
 def apply_file(connection: Connection, file: SqlFile, run_id: int) -> None:
-    """Apply one file and log its text, in the caller's transaction. Objects that it no longer provides are dropped."""
+    """Apply one file and log its text, in the caller's transaction."""
     restore_file(connection, file)
     log(connection, run_id, file.path, file.checksum, file.text)
 
 
 def restore_file(connection: Connection, file: SqlFile) -> None:
-    """Apply a file whose text the log holds already, in the caller's transaction."""
-    before = [o for o, entry in entries(connection).items() if entry.path == file.path and o not in file.provides]
-    for obsolete in reversed(before):
-        drop_object(connection, obsolete)
-    # guard's objects belong to guard_owner; a function may call one that a later file brings
-    connection.execute("set local role guard_owner")
-    connection.execute("set local check_function_bodies = off")
-    connection.execute(file.text.encode())
-    connection.execute("reset role")
+    """Apply a file whose text the log holds already, in the caller's transaction.
+
+    Triggers that it no longer provides are dropped with it, so that none fires twice or with what it does not know.
+    Other objects that it no longer provides stay: later files may still use them.
+    """
+    drop(
+        connection,
+        [
+            o
+            for o, entry in entries(connection).items()
+            if o.kind == "trigger" and entry.path == file.path and o not in file.provides
+        ],
+    )
+    try:
+        with connection.transaction():
+            _execute(connection, file)
+    except (errors.InvalidTableDefinition, errors.InvalidFunctionDefinition):
+        # a view cannot lose a column, nor a function change its result, by being replaced
+        drop(connection, [o for o in file.provides if o.kind in ("view", "function")])
+        _execute(connection, file)
     found = fingerprints(connection, file.provides)
     for provided in file.provides:
         if found[provided] is None:
@@ -209,6 +247,52 @@ def restore_file(connection: Connection, file: SqlFile) -> None:
         )
 
 
+def _execute(connection: Connection, file: SqlFile) -> None:
+    # guard's objects belong to guard_owner; a function may call one that a later file brings
+    connection.execute("set local role guard_owner")
+    connection.execute("set local check_function_bodies = off")
+    _revoke_all(connection, file.provides)
+    try:
+        connection.execute(file.text.encode())
+    except psycopg.Error as error:
+        if position := error.diag.statement_position:
+            line = file.text.count("\n", 0, int(position)) + 1
+            raise from_database(error, f"{file.path}, line {line}") from error
+        raise
+    connection.execute("reset role")
+
+
+def _revoke_all(connection: Connection, objects: Iterable[SqlObject]) -> None:
+    """Take back every right on functions and views: the file grants again what it means to grant."""
+    identities = (
+        [o.identity for o in objects if o.kind == "function"],
+        [o.identity for o in objects if o.kind == "view"],
+    )
+    rows = connection.execute(
+        """
+        select format(
+            'revoke all on %%s from %%s cascade',
+            o.name, case when o.grantee = 0 then 'public' else o.grantee::regrole::text end
+        )
+        from (
+            select 'function ' || p.oid::regprocedure as name, p.proowner as owner, a.grantee
+            from pg_catalog.pg_proc as p
+            cross join lateral aclexplode(p.proacl) as a
+            where p.oid in (select to_regprocedure(i.identity) from unnest(%s::text[]) as i (identity))
+            union
+            select 'table ' || c.oid::regclass, c.relowner, a.grantee
+            from pg_catalog.pg_class as c
+            cross join lateral aclexplode(c.relacl) as a
+            where c.oid in (select to_regclass(i.identity) from unnest(%s::text[]) as i (identity))
+        ) as o (name, owner, grantee)
+        where o.grantee <> o.owner
+        """,
+        identities,
+    ).fetchall()
+    for (statement,) in rows:
+        connection.execute(statement.encode())
+
+
 def log(connection: Connection, run_id: int, path: str, checksum: str, body: str | None) -> None:
     """Keep the text that was applied; no text says that the file's objects were dropped."""
     connection.execute(
@@ -217,28 +301,43 @@ def log(connection: Connection, run_id: int, path: str, checksum: str, body: str
     )
 
 
-def drop_object(connection: Connection, obj: SqlObject) -> None:
-    """Drop an object, if it is there, and its ledger row, in the caller's transaction."""
-    match obj.kind:
-        case "function":
-            connection.execute(b"drop function if exists " + obj.identity.encode())
-        case "view":
-            connection.execute(b"drop view if exists " + obj.identity.encode())
-        case "trigger":
-            table, name = obj.identity.split(" ")
-            if connection.execute("select to_regclass(%s)", (table,)).fetchone() != (None,):
-                connection.execute(
-                    sql.SQL("drop trigger if exists {} on {}").format(
-                        sql.Identifier(name), sql.Identifier(*table.split("."))
-                    )
-                )
-        case _:
-            connection.execute("delete from guard.rules where rule = %s", (obj.identity,))
-    connection.execute("delete from guard.objects where kind = %s and identity = %s", (obj.kind, obj.identity))
+def drop(connection: Connection, objects: Iterable[SqlObject]) -> None:
+    """Drop objects, where they are there, and their ledger rows, in the caller's transaction.
+
+    They may depend on each other; fails if anything else depends on them.
+    """
+    wanted = list(objects)
+    for statement in drop_statements(connection, wanted):
+        connection.execute(statement.encode())
+    connection.execute(
+        """
+        delete from guard.objects as o
+        using unnest(%s::text[], %s::text[]) as d (kind, identity)
+        where o.kind = d.kind and o.identity = d.identity
+        """,
+        ([o.kind for o in wanted], [o.identity for o in wanted]),
+    )
 
 
-def texts_as_of(connection: Connection, run_id: int) -> dict[str, SqlFile]:
-    """The text that each file had after a run, leaving out what was undone since."""
+def drop_statements(connection: Connection, objects: Iterable[SqlObject]) -> list[str]:
+    """What drops the objects, in order: one statement for all views, one for all functions."""
+    by_kind: dict[str, list[str]] = {"trigger": [], "rule": [], "view": [], "function": []}
+    for o in objects:
+        by_kind[o.kind].append(o.identity)
+    statements = []
+    for table, name in (identity.split(" ") for identity in by_kind["trigger"]):
+        if connection.execute("select to_regclass(%s)", (table,)).fetchone() != (None,):
+            statements.append(f"drop trigger if exists {name} on {table}")
+    for rule in by_kind["rule"]:
+        statements.append(sql.SQL("delete from guard.rules where rule = {}").format(rule).as_string())
+    for kind in ("view", "function"):
+        if by_kind[kind]:
+            statements.append(f"drop {kind} if exists {', '.join(by_kind[kind])}")
+    return statements
+
+
+def texts_as_of(connection: Connection, run_id: int) -> list[SqlFile]:
+    """The files as they were after a run, in the order in which they are applied, leaving out what was undone since."""
     rows = connection.execute(
         """
         select distinct on (l.path) l.path, l.body
@@ -249,4 +348,5 @@ def texts_as_of(connection: Connection, run_id: int) -> dict[str, SqlFile]:
         """,
         (run_id,),
     ).fetchall()
-    return {path: SqlFile(path, body) for path, body in rows if body is not None}
+    files = [SqlFile(path, body) for path, body in rows if body is not None]
+    return sorted(files, key=lambda file: file.order)

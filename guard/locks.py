@@ -11,9 +11,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+import psycopg
 from psycopg import errors
 
 from guard.database import LOCK_TIMEOUT_MS, Connection
@@ -27,7 +28,8 @@ ATTEMPTS = 12
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 3.0
 
-_LONG_NUMBER = re.compile(r"\+?\d{5,}")
+#: What in a query may be somebody's data: a string, also one that was cut off, and a long number.
+_DATA = re.compile(r"'(?:[^'\\]|\\.|'')*(?:'|$)|\$([a-z_]*)\$.*?(?:\$\1\$|$)|\+?\d{5,}", re.IGNORECASE)
 
 
 def delays() -> Iterator[float]:
@@ -62,9 +64,11 @@ def _watch_blockers(pid: int, observer: Connection, blockers: list[str]) -> Iter
     done = threading.Event()
 
     def look() -> None:
-        while not done.wait(LOCK_TIMEOUT_MS / 4000):
-            if found := blocking_sessions(observer, pid):
-                blockers[:] = found
+        # the server may go away; then the block itself fails, and says so
+        with suppress(psycopg.Error):
+            while not done.wait(LOCK_TIMEOUT_MS / 4000):
+                if found := blocking_sessions(observer, pid):
+                    blockers[:] = found
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
@@ -78,21 +82,29 @@ def _watch_blockers(pid: int, observer: Connection, blockers: list[str]) -> Iter
 def blocking_sessions(observer: Connection, pid: int) -> list[str]:
     """One line for each session that the backend `pid` waits for: pid, user, age, state, query.
 
-    Long numbers in the query are masked: it may hold a phone number.
+    Strings and long numbers in the query are masked: it may hold a phone number. Of other users' sessions a role sees
+    pid and user only, unless it is a member of pg_read_all_stats.
     """
     rows = observer.execute(
         """
         select
-            a.pid, a.usename, a.state,
-            extract(epoch from clock_timestamp() - a.xact_start)::integer,
+            b.pid, a.usename, a.state,
+            'transaction open for ' || extract(epoch from clock_timestamp() - a.xact_start)::integer || ' s',
             left(regexp_replace(a.query, '\\s+', ' ', 'g'), 160)
-        from pg_catalog.pg_stat_activity as a
-        where a.pid = any(pg_catalog.pg_blocking_pids(%s))
-        order by a.xact_start
+        from (select distinct unnest(pg_catalog.pg_blocking_pids(%s))) as b (pid)
+        left join pg_catalog.pg_stat_activity as a on b.pid = a.pid
+        order by a.xact_start, b.pid
         """,
         (pid,),
     ).fetchall()
     return [
-        f"pid {blocker} ({user}, {state}, transaction open for {age} s): {_LONG_NUMBER.sub('***', query)}"
-        for blocker, user, state, age, query in rows
+        f"pid {blocker} ({', '.join(filter(None, about))}): {masked(query or '')}"
+        if blocker
+        else "a prepared transaction (see pg_prepared_xacts)"
+        for blocker, *about, query in rows
     ]
+
+
+def masked(query: str) -> str:
+    """A query without the strings and long numbers that it holds."""
+    return _DATA.sub("***", query)

@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import yoyo
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.migrations import Migration, read_sql_migration
 
 from guard import assets, database
 from guard.database import LOCK_TIMEOUT_MS, Connection
+from guard.errors import named
 from guard.locks import CONCURRENT_TIMEOUT_MS, retry_on_lock_timeout
 
 _MIGRATION_TABLE = "_yoyo_migration"
@@ -48,11 +50,18 @@ class Migrations:
         self._observer = observer
         self._backend = Backend(dsn, _MIGRATION_TABLE)
         self._worker: Connection = self._backend.connection
+        #: What migrations had to say: their `raise warning`s.
+        self.warnings: list[str] = []
+        self._worker.add_notice_handler(self._note)
         if self._backend.lock_table not in self._backend.list_tables():
             self._backend.create_lock_table()
         self._backend.break_lock()
         self._backend.ensure_internal_schema_updated()
         self._all = yoyo.read_migrations(str(assets.MIGRATIONS))
+
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate == "01000" and notice.message_primary:
+            self.warnings.append(notice.message_primary)
 
     def close(self) -> None:
         self._worker.close()
@@ -72,21 +81,16 @@ class Migrations:
 
     def unfinished_indexes(self) -> list[Migration]:
         """Applied migrations whose index is missing or invalid: a concurrent build was cut short, or it was dropped."""
-        return [
-            migration
-            for migration in self.applied()
-            if any(self._index_is_valid(name) is not True for name in index_names(migration))
-        ]
+        return [migration for migration in self.applied() if is_unfinished(self._worker, migration)]
 
     def _run(self, migration: Migration, direction: str) -> None:
         migration.load()
         attempt = self._run_in_transaction if migration.use_transactions else self._run_concurrently
-        retry_on_lock_timeout(
-            lambda: attempt(migration, direction),
-            what=f"migration {migration.id}",
-            worker=self._worker,
-            observer=self._observer,
-        )
+        what = f"migration {migration.id}"
+        with named(what):
+            retry_on_lock_timeout(
+                lambda: attempt(migration, direction), what=what, worker=self._worker, observer=self._observer
+            )
 
     def _run_in_transaction(self, migration: Migration, direction: str) -> None:
         with self._backend.transaction():
@@ -99,7 +103,7 @@ class Migrations:
         self._worker.execute(f"set lock_timeout = {CONCURRENT_TIMEOUT_MS}")
         try:
             for name in index_names(migration):
-                if self._index_is_valid(name) is False:
+                if index_is_valid(self._worker, name) is False:
                     self._worker.execute(f"drop index concurrently public.{name}")
             migration.process_steps(self._backend, direction)
         finally:
@@ -113,12 +117,19 @@ class Migrations:
         elif not self._backend.is_applied(migration):
             self._backend.mark_one(migration, log=False)
 
-    def _index_is_valid(self, name: str) -> bool | None:
-        row = self._worker.execute(
-            "select i.indisvalid from pg_catalog.pg_index as i where i.indexrelid = to_regclass(%s)",
-            (f"public.{name}",),
-        ).fetchone()
-        return row[0] if row else None
+
+def is_unfinished(connection: Connection, migration: Migration) -> bool:
+    """Whether an index that the migration builds is missing or invalid."""
+    return any(index_is_valid(connection, name) is not True for name in index_names(migration))
+
+
+def index_is_valid(connection: Connection, name: str) -> bool | None:
+    """None if there is no such index in schema public."""
+    row = connection.execute(
+        "select i.indisvalid from pg_catalog.pg_index as i where i.indexrelid = to_regclass(%s)",
+        (f"public.{name}",),
+    ).fetchone()
+    return row[0] if row else None
 
 
 def index_names(migration: Migration) -> list[str]:

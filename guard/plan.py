@@ -7,21 +7,23 @@ compares with pg_locks.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 import sqlparse
 
-from guard import ledger, migrations
+from guard import constraints, ledger, migrations
 from guard.database import Connection
 
-#: Statement form → lock mode. The group `table` names the relation that is locked.
+#: Statement form → lock mode. The group `table` names the relation that is locked, or an index of it.
 _LOCKS = [
     (r"alter table (?:only )?(?P<table>[\w.]+) validate constraint", "SHARE UPDATE EXCLUSIVE"),
     (r"alter table (?:only )?(?P<table>[\w.]+) ", "ACCESS EXCLUSIVE"),
     (r"create (?:or replace )?(?:constraint )?trigger \w+ .*? on (?P<table>[\w.]+) ", "SHARE ROW EXCLUSIVE"),
-    (r"drop trigger if exists \w+ on (?P<table>[\w.]+)", "ACCESS EXCLUSIVE"),
+    (r"drop trigger if exists (?P<trigger>\w+) on (?P<table>[\w.]+)", "ACCESS EXCLUSIVE"),
+    (r"drop index concurrently (?P<table>[\w.]+) ", "SHARE UPDATE EXCLUSIVE"),
     (r"create (?:unique )?index concurrently .*? on (?P<table>[\w.]+) ", "SHARE UPDATE EXCLUSIVE"),
     (r"create (?:unique )?index .*? on (?P<table>[\w.]+) ", "SHARE"),
     (r"comment on table (?P<table>[\w.]+) ", "SHARE UPDATE EXCLUSIVE"),
@@ -33,72 +35,155 @@ _COMPILED = [(re.compile(pattern, re.IGNORECASE), lock) for pattern, lock in _LO
 _NEW_TABLE = re.compile(r"create table if not exists ([\w.]+) (?!partition of )", re.IGNORECASE)
 _REFERENCES = re.compile(r"\breferences ([\w.]+)", re.IGNORECASE)
 
+_COMMENT = re.compile(r"--[^\n]*")
+_HEADER = re.compile(r"\A(?:\s*--[^\n]*\n)*\s*")
+
+#: How the constraint of a rule comes into force, by its kind.
+_CONSTRAINT = {
+    "check": (
+        "alter table {table} add constraint {name} {definition} not valid",
+        "alter table {table} validate constraint {name}",
+    ),
+    "exclude": ("alter table {table} add constraint {name} {definition}",),
+    "unique": ("create unique index concurrently {name} on {table} {definition}",),
+}
+
+
+class TableLock(TypedDict):
+    """A lock on a table that exists: about how many rows it has, and its size in bytes, indexes included."""
+
+    lock: str
+    table: str
+    rows: int
+    bytes: int
+
 
 class Step(TypedDict):
-    """One statement. `lock` and `table` are None where no existing table is locked; sizes are null for new tables."""
+    """One statement, and its locks on existing tables, but for those that neither a reader nor a writer would feel."""
 
     source: str
     statement: str
-    lock: str | None
-    table: str | None
-    rows: int | None
-    bytes: int | None
+    locks: list[TableLock]
 
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock on an existing or a new table."""
+    """A lock on an existing or a new table; `trigger` if it is taken only where that trigger is there."""
 
     mode: str
     table: str
+    trigger: str | None = None
 
 
 def steps(connection: Connection, own_rules: Path | None = None) -> list[Step]:
     """Every statement of what is pending, in order; empty if there is nothing to do."""
     with connection.transaction():
         connection.execute("set transaction read only")
-        applied = migrations.applied_ids(connection)
-        found: list[Step] = []
-        for migration in migrations.shipped():
-            if migration.id not in applied:
-                source = f"migrations/{migration.id}.sql"
-                found += [_step(connection, source, text) for text in migrations.statements(migration)]
-        difference = ledger.compare(connection, ledger.read_files(own_rules))
-        for file in difference.to_apply:
-            found += [_step(connection, file.path, text) for text in sqlparse.split(file.text)]
-        return found
+        return [
+            {"source": source, "statement": statement, "locks": _existing(connection, statement)}
+            for source, statement in _statements(connection, own_rules)
+        ]
 
 
-def lock_of(statement: str) -> Lock | None:
-    """The strongest lock that a statement takes on a table; None if it takes none that a reader or writer would feel."""
-    plain = _flatten(statement)
-    if _NEW_TABLE.match(plain):
-        referenced = _REFERENCES.search(plain)
-        return Lock("SHARE ROW EXCLUSIVE", referenced.group(1)) if referenced else None
+def _statements(connection: Connection, own_rules: Path | None) -> Iterator[tuple[str, str]]:
+    applied = migrations.applied_ids(connection)
+    if not applied:
+        yield "schema", "create schema if not exists guard"
+    for migration in migrations.shipped():
+        if migration.id not in applied or migrations.is_unfinished(connection, migration):
+            source = f"migrations/{migration.id}.sql"
+            for name in migrations.index_names(migration):
+                if migrations.index_is_valid(connection, name) is False:
+                    yield source, f"drop index concurrently public.{name}"
+            for text in migrations.statements(migration):
+                yield source, _HEADER.sub("", text)
+    difference = ledger.compare(connection, ledger.read_files(own_rules))
+    for file in difference.to_apply:
+        for text in sqlparse.split(file.text):
+            yield file.path, _HEADER.sub("", text)
+    for statement in ledger.drop_statements(connection, difference.obsolete):
+        yield "obsolete", statement
+    for file in difference.to_apply:
+        yield from _new_constraint(connection, file)
+    for rule in constraints.due_on_own_tables(connection):
+        if constraints.violations(connection, rule) == 0:
+            for statement in constraints.statements(connection, rule, wanted=True):
+                yield f"constraint guard_{rule}", statement
+
+
+def _new_constraint(connection: Connection, file: ledger.SqlFile) -> Iterator[tuple[str, str]]:
+    """What brings the constraint of a rule in force that is not registered yet, if its table is guard's own."""
+    rule = file.registration
+    table = f"public.{rule.get('entity_type')}s"
+    if "constraint_kind" in rule and not _is_registered(connection, rule["rule"]) and _is_own(connection, table):
+        for statement in _CONSTRAINT[rule["constraint_kind"]]:
+            name = f"guard_{rule['rule']}"
+            yield (
+                f"constraint {name}",
+                statement.format(table=table, name=name, definition=rule["constraint_definition"]),
+            )
+
+
+def _is_registered(connection: Connection, rule: str) -> bool:
+    if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
+        return False
+    return connection.execute("select from guard.rules where rule = %s", (rule,)).fetchone() is not None
+
+
+def _is_own(connection: Connection, table: str) -> bool:
+    """Whether guard makes, or made, the table."""
+    if connection.execute("select to_regclass('guard.provenance')").fetchone() == (None,):
+        return _size(connection, table) is None
+    query = "select from guard.provenance where kind = 'table' and relation = %s"
+    return connection.execute(query, (table,)).fetchone() is not None
+
+
+def on_one_line(statement: str) -> str:
+    """A statement without comments and line breaks: to be shown, not to be run."""
+    return " ".join(_COMMENT.sub("", statement).split()).rstrip("; ")
+
+
+def locks_of(statement: str) -> list[Lock]:
+    """The strongest lock that a statement (on one line) takes on each table, if a reader or writer would feel it."""
+    if _NEW_TABLE.match(statement):
+        return [Lock("SHARE ROW EXCLUSIVE", table) for table in dict.fromkeys(_REFERENCES.findall(statement))]
     for pattern, mode in _COMPILED:
-        if match := pattern.match(plain + " "):
-            return Lock(mode, match.group("table"))
-    return None
+        if match := pattern.match(statement + " "):
+            return [Lock(mode, match["table"], match.groupdict().get("trigger"))]
+    return []
 
 
-def _flatten(statement: str) -> str:
-    return " ".join(sqlparse.format(statement, strip_comments=True).split()).rstrip("; ")
+def _existing(connection: Connection, statement: str) -> list[TableLock]:
+    line = on_one_line(statement)
+    new_table = _NEW_TABLE.match(line)
+    if new_table and _size(connection, new_table[1]):
+        return []  # the table is there: nothing is made
+    found: list[TableLock] = []
+    for lock in locks_of(line):
+        table = _table_of_index(connection, lock.table) or lock.table
+        size = _size(connection, table)
+        if size and (lock.trigger is None or _has_trigger(connection, table, lock.trigger)):
+            found.append({"lock": lock.mode, "table": table, "rows": size[0], "bytes": size[1]})
+    return found
 
 
-def _step(connection: Connection, source: str, statement: str) -> Step:
-    lock = lock_of(statement)
-    new_table = _NEW_TABLE.match(_flatten(statement))
-    if new_table and _size(connection, new_table.group(1)) is not None:
-        lock = None  # the table is there: nothing is created
-    size = _size(connection, lock.table) if lock else None
-    return {
-        "source": source,
-        "statement": _flatten(statement),
-        "lock": lock.mode if lock and size else None,
-        "table": lock.table if lock and size else None,
-        "rows": size[0] if size else None,
-        "bytes": size[1] if size else None,
-    }
+def _table_of_index(connection: Connection, relation: str) -> str | None:
+    """The table that an index belongs to; None for what is no index."""
+    row = connection.execute(
+        """
+        select format('%%I.%%I', c.relnamespace::regnamespace, c.relname)
+        from pg_catalog.pg_index as i
+        inner join pg_catalog.pg_class as c on i.indrelid = c.oid
+        where i.indexrelid = to_regclass(%s)
+        """,
+        (relation,),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def _has_trigger(connection: Connection, table: str, trigger: str) -> bool:
+    query = "select from pg_catalog.pg_trigger where tgrelid = to_regclass(%s) and tgname = %s"
+    return connection.execute(query, (table, trigger)).fetchone() is not None
 
 
 def _size(connection: Connection, table: str) -> tuple[int, int] | None:

@@ -1,6 +1,8 @@
 """Retry with backoff, around a breaker and never inside one.
 
-    book = retry(deadline=60)(breaker(calendar.book))
+    free_slots = retry(deadline=60)(breaker(calendar.free_slots))
+
+Only around what may be done twice: an operation that timed out may have taken effect.
 
 The module is not called `retry`, so that `guard.retry` is the function whichever is loaded first.
 """

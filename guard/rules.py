@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from psycopg import errors
+import psycopg
 
 from guard import constraints, database, install
 from guard.database import Connection
-from guard.errors import GuardError
+from guard.errors import GuardError, from_database
 
 
 class RuleState(TypedDict):
@@ -105,14 +105,15 @@ def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
     """Set the mode, which takes effect at once, then bring the rule's constraint in line with it.
 
     A CHECK constraint accepts rows that the trigger let through and so may stay when a rule is lowered. A unique index
-    or an EXCLUDE constraint cannot: it is removed. Raises psycopg errors with SQLSTATEs ZG010 to ZG013 for bad input.
+    or an EXCLUDE constraint cannot: it is removed. Raises psycopg errors with SQLSTATEs ZG010 to ZG013 for bad input,
+    and GuardError where the mode is set and the constraint could not follow.
     """
     with database.connect(dsn) as connection:
         _require_installed(connection)
         # before anything that could have to wait: lowering a rule is how an operator stops it at once
         connection.execute("select guard.set_rule(%s, %s, %s)", (rule, mode, rollout))
         before = constraints.state(connection, rule)
-        removable = _is_index(connection, rule)
+        stays = before == "in force" and not _is_index(connection, rule)
     wanted = mode == "enforce" or (mode == "correct" and rollout == 100)
     result: Move = {
         "rule": rule,
@@ -122,31 +123,33 @@ def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
         "violations": None,
         "message": None,
     }
-    if wanted and before not in (None, "in force"):
-        with install.exclusive(dsn) as session:
-            _install(session, result)
-    elif not wanted and removable and before != "absent":
-        with install.exclusive(dsn) as session:
-            constraints.remove(session.worker, session.observer, rule)
-        result["constraint"] = "absent"
-        result["message"] = f"Its constraint guard_{rule} was removed: it would refuse what the mode lets through."
+    try:
+        if wanted and before not in (None, "in force"):
+            with install.exclusive(dsn) as session:
+                _install(session, result)
+        elif not wanted and before not in (None, "absent") and not stays:
+            with install.exclusive(dsn) as session:
+                constraints.remove(session.worker, session.observer, rule)
+            result["constraint"] = "absent"
+            result["message"] = f"Its constraint guard_{rule} was removed: it would refuse what the mode lets through."
+    except (GuardError, psycopg.Error) as error:
+        cause = error if isinstance(error, GuardError) else from_database(error)
+        raise GuardError(
+            f"{rule} now stands at {mode}, but its constraint guard_{rule} could not follow. {cause.message}",
+            fix=cause.fix,
+        ) from error
     return result
 
 
 def _install(session: install.Session, result: Move) -> None:
     rule = result["rule"]
-    in_the_way = constraints.violations(session.worker, rule)
-    if in_the_way == 0:
-        try:
-            constraints.install(session.worker, session.observer, rule)
-        except (errors.CheckViolation, errors.UniqueViolation, errors.ExclusionViolation):
-            in_the_way = constraints.violations(session.worker, rule)  # written meanwhile
+    in_the_way = constraints.install(session.worker, session.observer, rule)
     result["constraint"] = constraints.state(session.worker, rule)
     result["violations"] = in_the_way
     if in_the_way:
         result["message"] = (
             f"{in_the_way} rows stand in the way of its constraint guard_{rule}, which was not installed. "
-            f"See them with: select * from guard.{rule}. When they are repaired, run this command again."
+            f"See them with: table guard.{rule}. When they are repaired, run this command again."
         )
     else:
         result["message"] = f"Its constraint guard_{rule} is in force."

@@ -32,23 +32,27 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
     """Compare files, ledger and catalog, look at what may have been broken by hand, then break each rule on trial."""
     findings: list[Finding] = []
     notes: list[str] = []
-    if not migrations.applied_ids(connection):
+    applied = migrations.applied_ids(connection)
+    if not applied:
         findings.append({"kind": "pending", "object": "guard is not installed", "fix": "guard apply"})
     else:
+        findings += _migrations(connection, applied)
         findings += _ledger(connection, own_rules)
-        findings += _catalog(connection)
+        functions_are_sound = not findings
+        if applied.issuperset(migration.id for migration in migrations.shipped()):
+            findings += _catalog(connection)
+        if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
+            findings += _clock(connection)
         if not findings:
             _probe(connection, findings, notes)
     return {"ok": not findings, "findings": findings, "notes": notes}
 
 
-def _ledger(connection: Connection, own_rules: Path | None) -> Iterator[Finding]:
-    applied = migrations.applied_ids(connection)
-    checksums = dict(
-        connection.execute("select identity, checksum from guard.objects where kind = 'migration'").fetchall()
-        if connection.execute("select to_regclass('guard.objects')").fetchone() != (None,)
-        else []
-    )
+def _migrations(connection: Connection, applied: set[str]) -> Iterator[Finding]:
+    checksums: dict[str, str] = {}
+    if connection.execute("select to_regclass('guard.objects')").fetchone() != (None,):
+        rows = connection.execute("select identity, checksum from guard.objects where kind = 'migration'")
+        checksums = dict(rows.fetchall())
     shipped = migrations.shipped()
     for migration in shipped:
         name = f"migration {migration.id}"
@@ -66,6 +70,9 @@ def _ledger(connection: Connection, own_rules: Path | None) -> Iterator[Finding]
             "object": f"migration {unknown}",
             "fix": "use the version of guard that applied it",
         }
+
+
+def _ledger(connection: Connection, own_rules: Path | None) -> Iterator[Finding]:
     difference = ledger.compare(connection, ledger.read_files(own_rules))
     for file in difference.pending:
         yield {"kind": "pending", "object": file.path, "fix": "guard apply"}
@@ -75,6 +82,8 @@ def _ledger(connection: Connection, own_rules: Path | None) -> Iterator[Finding]
     for obj in difference.drifted:
         if str(obj) not in disabled:
             yield {"kind": "drifted", "object": str(obj), "fix": "guard apply"}
+    for obj in difference.obsolete:
+        yield {"kind": "orphaned", "object": str(obj), "fix": "guard apply"}
     for obj in difference.orphaned:
         yield {
             "kind": "orphaned",
@@ -150,12 +159,10 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
     ).fetchall()
     for kind, obj, fix in rows:
         yield {"kind": kind, "object": obj, "fix": fix}
-    if not any(kind == "time_zone" for kind, _, _ in rows):
-        yield from _clock(connection)
 
 
 def _clock(connection: Connection) -> Iterator[Finding]:
-    """A newest call in the future means that local timestamps are read in a zone west of the one they were written in."""
+    """A newest call in the future: local timestamps are read in a zone west of the one that they were written in."""
     row = connection.execute(
         """
         select round(extract(epoch from guard.instant(max(c.created_at)) - now()) / 60)

@@ -1,5 +1,6 @@
-revoke select, update, trigger on public.calls from guard_owner;
-revoke select, update, trigger on public.appointments from guard_owner;
+revoke usage on schema public from guard_owner, guard_operator, guard_reader, guard_monitor;
+revoke select, update on public.calls from guard_owner;
+revoke select, update on public.appointments from guard_owner;
 revoke select on public.companies from guard_owner;
 revoke select (
     id, company_id, retell_call_id, direction, status, customer_id, customer_link_status, customer_link_method,

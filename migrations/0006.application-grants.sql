@@ -1,7 +1,24 @@
 -- What guard's functions and triggers may do to the application's tables: they run as guard_owner, never as superuser.
-grant select, update, trigger on public.calls to guard_owner;
-grant select, update, trigger on public.appointments to guard_owner;
+grant select, update on public.calls to guard_owner;
+grant select, update on public.appointments to guard_owner;
 grant select on public.companies to guard_owner;
+
+-- Usually everybody may use schema public.
+do $$
+declare
+    v_role text;
+begin
+    for v_role in
+        select r.rolname
+        from pg_catalog.pg_roles as r
+        where
+            r.rolname in ('guard_owner', 'guard_operator', 'guard_reader', 'guard_monitor')
+            and not has_schema_privilege(r.oid, 'public', 'usage')
+    loop
+        execute format('grant usage on schema public to %I', v_role);
+    end loop;
+end
+$$;
 
 -- What the detection views read, for those who query them: every column but the phone numbers.
 grant select (

@@ -8,7 +8,7 @@ returns tsrange
 language sql
 immutable
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case when p_starts_at < p_ends_at then pg_catalog.tsrange(p_starts_at, p_ends_at) end
 $$;
@@ -18,7 +18,7 @@ returns tstzrange
 language sql
 immutable
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case when p_starts_at < p_ends_at then pg_catalog.tstzrange(p_starts_at, p_ends_at) end
 $$;

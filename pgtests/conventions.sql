@@ -13,8 +13,9 @@ where
     and not exists (select from pg_catalog.pg_depend as d where d.objid = p.oid and d.deptype = 'e');
 
 select is_empty(
-    $$select identity from guard_functions where not coalesce(proconfig, '{}') @> '{"search_path=\"\""}'$$,
-    'every function pins an empty search_path'
+    $$select identity from guard_functions
+    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
+    'every function pins its search_path, with what a session can make last'
 );
 select is_empty(
     $$select identity from guard_functions where proowner <> 'guard_owner'::regrole$$,
@@ -41,7 +42,9 @@ select is_empty(
         -- interfaces: called by applications, operators and the command
         'set_rule', 'set_setting', 'probe_rule', 'constraint_statements', 'register_rule', 'ensure_alert_partitions',
         'period', 'instant', 'setting', 'index_in_force', 'constraint_state', 'breaker_key', 'breaker_acquire',
-        'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report'
+        'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
+        'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
+        'recover_intents', 'handle_call_ended', 'handle_booking_event'
     )
     and not exists (
         select from guard_functions as caller

@@ -134,9 +134,7 @@ def legacy_template(databases: Databases) -> str:
     dsn = databases.create()
     files = [f"--file={PROJECT / 'examples' / 'legacy' / name}" for name in ("schema.sql", "load.sql")]
     options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
-    subprocess.run(
-        ["psql", *options, *files, dsn], check=True, env=os.environ | {"PGOPTIONS": "-c legacy.calls=1000"}
-    )
+    subprocess.run(["psql", *options, *files, dsn], check=True, env=os.environ | {"PGOPTIONS": "-c legacy.calls=1000"})
     return databases.name(dsn)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
-from guard.cli import breaker, rules, schema, server
+from guard.cli import breaker, review, rules, schema, server
 from guard.cli.base import GuardGroup, State
 
 
@@ -25,6 +27,8 @@ def main(context: click.Context, dsn: str | None, redis_url: str | None, as_json
     Commands work on --dsn (or GUARD_DSN), else on the server that libpq's PG* variables name, else on the
     embedded server that `guard up` starts.
     """
+    # local timestamps are in the server's zone, whatever the zone of this terminal
+    os.environ.pop("PGTZ", None)
     context.obj = State(dsn=dsn, as_json=as_json, debug=debug, redis_url=redis_url)
 
 
@@ -39,5 +43,8 @@ for command in (
     schema.rollback,
     rules.rules,
     breaker.breaker,
+    review.review,
+    review.intents,
+    review.call,
 ):
     main.add_command(command)

@@ -12,12 +12,16 @@ import click
 import psycopg
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from guard import database
 from guard.errors import GuardError, from_database
 
 #: Exit status when the command worked and found violations or drift.
 FOUND = 2
+
+# click's own status for a wrong option is 2 as well
+click.UsageError.exit_code = 1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,8 +36,8 @@ class State:
     redis_url: str | None = None
 
     def __post_init__(self) -> None:
-        self.out = Console(highlight=False)
-        self.err = Console(stderr=True, highlight=False)
+        self.out = _console()
+        self.err = _console(stderr=True)
 
     def connect(self, **options: Any) -> database.Connection:
         """Connect to the database that the user named."""
@@ -43,13 +47,19 @@ class State:
         click.echo(json.dumps(value, indent=2, default=str))
 
     def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-        """Print rows as a table; a column whose name starts with `#` is right-aligned."""
+        """Print rows as a table; a column whose name starts with `#` is right-aligned. Only a Text has a style."""
         table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
         for column in columns:
             table.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
         for row in rows:
-            table.add_row(*("" if cell is None else str(cell) for cell in row))
+            cells = ("" if cell is None else cell for cell in row)
+            table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
         self.out.print(table)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Text is printed as it is: a path is not broken at the width of a terminal, `[x]` is not a style."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 pass_state = click.make_pass_decorator(State)
@@ -92,5 +102,5 @@ def _as_guard_error(error: Exception) -> GuardError:
 def fail(error: GuardError) -> NoReturn:
     message = " ".join(error.message.split())
     fix = " ".join(error.fix.split())
-    click.echo(f"guard: {message} {fix}", err=True)
+    click.echo(f"guard: {message}{'' if message.endswith('.') else '.'} {fix}", err=True)
     sys.exit(1)

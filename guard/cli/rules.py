@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.text import Text
 
 from guard import audit as auditing
 from guard import database
@@ -37,10 +38,7 @@ def audit(state: State, own_rules: Path | None, app_timezone: str | None) -> Non
     else:
         state.print_table(
             ("rule", "severity", "#violations", "note"),
-            [
-                (c["rule"], f"[{_COLOURS[c['severity']]}]{c['severity']}", c["violations"], c["note"])
-                for c in result["rules"]
-            ],
+            [(c["rule"], _coloured(c["severity"]), c["violations"], c["note"]) for c in result["rules"]],
         )
         state.out.print(
             f"\n{result['total_calls']} calls, {result['total_appointments']} appointments, "
@@ -48,6 +46,10 @@ def audit(state: State, own_rules: Path | None, app_timezone: str | None) -> Non
         )
     if auditing.violations(result):
         click.get_current_context().exit(FOUND)
+
+
+def _coloured(severity: str) -> Text:
+    return Text(severity, _COLOURS[severity])
 
 
 @click.group(name="rules")
@@ -75,7 +77,7 @@ def list_rules(state: State) -> None:
         [
             (
                 r["rule"],
-                f"[{_COLOURS[r['severity']]}]{r['severity']}",
+                _coloured(r["severity"]),
                 r["mode"],
                 f"{r['rollout_pct']} %",
                 r["constraint"] or "-",
@@ -103,7 +105,7 @@ def show_rule(state: State, rule: str) -> None:
         return
     state.print_table(
         ("", ""),
-        [(f"[bold]{name.replace('_', ' ')}", "-" if value is None else value) for name, value in found.items()],
+        [(Text(name.replace("_", " "), "bold"), "-" if value is None else value) for name, value in found.items()],
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from guard import database, install
 from guard import plan as planning
@@ -127,7 +128,7 @@ def plan(state: State, own_rules: Path | None) -> None:
     \b
     Examples:
       guard plan
-      guard plan --json | jq '.[] | select(.lock == "ACCESS EXCLUSIVE")'
+      guard plan --json | jq '.[] | select(any(.locks[]; .lock == "ACCESS EXCLUSIVE"))'
     """
     with state.connect() as connection:
         steps = planning.steps(connection, own_rules)
@@ -140,16 +141,16 @@ def plan(state: State, own_rules: Path | None) -> None:
         for step in steps:
             if step["source"] != source:
                 source = step["source"]
-                state.out.print(f"\n[bold]{source}[/bold]")
-            state.out.print("  " + _shorten(step["statement"], state.out.width - 2), markup=False)
-            if step["lock"]:
-                state.out.print(
-                    f"    [yellow]{step['lock']}[/yellow] on {step['table']}: "
-                    f"about {step['rows']} rows, {_size(step['bytes'] or 0)}"
-                )
-        locked = sorted({(s["table"] or "", s["lock"]) for s in steps if s["lock"]})
-        state.out.print(f"\n{len(steps)} statements.", "They lock: " if locked else "They lock no existing table.")
-        state.print_table(("table", "lock"), locked)
+                state.out.print(f"\n{source}", style="bold")
+            line = planning.on_one_line(step["statement"])
+            state.out.print("  " + (_shorten(line, state.out.width - 2) if state.out.is_terminal else line))
+            for lock in step["locks"]:
+                size = f"about {lock['rows']} rows, {_size(lock['bytes'])}"
+                state.out.print(Text.assemble("    ", (lock["lock"], "yellow"), f" on {lock['table']}: {size}"))
+        locked = sorted({(lock["table"], lock["lock"]) for step in steps for lock in step["locks"]})
+        state.out.print(f"\n{len(steps)} statements.", "They lock:" if locked else "They lock no existing table.")
+        if locked:
+            state.print_table(("table", "lock"), locked)
 
 
 def _shorten(statement: str, width: int) -> str:
@@ -185,11 +186,10 @@ def verify(state: State, own_rules: Path | None) -> None:
         state.print_json(result)
     else:
         for note in result["notes"]:
-            state.out.print(f"note: {note}", markup=False)
+            state.out.print(f"note: {note}")
         if result["ok"]:
-            state.out.print(
-                "[green]ok[/green]: files, ledger and catalog agree, and every rule does what its mode says."
-            )
+            agreed = "files, ledger and catalog agree, and every rule does what its mode says."
+            state.out.print(Text.assemble(("ok", "green"), f": {agreed}"))
         else:
             state.print_table(
                 ("kind", "object", "fix"), [(f["kind"], f["object"], f["fix"]) for f in result["findings"]]

@@ -10,9 +10,9 @@ select
     r.rule,
     r.severity,
     'appointment' as entity_type,
-    a.id as entity_id,
-    a.company_id,
-    guard.instant(greatest(a.created_at, a.updated_at)) as occurred_at,
+    a.id::bigint as entity_id,
+    a.company_id::bigint as company_id,
+    greatest(guard.instant(a.created_at), guard.instant(a.updated_at)) as occurred_at,
     jsonb_build_object('booking_id', a.calcom_v2_booking_id) as details
 from public.appointments as a
 inner join guard.rules as r on r.rule = 'duplicate_booking'

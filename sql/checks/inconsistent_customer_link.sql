@@ -10,9 +10,9 @@ select
     r.rule,
     r.severity,
     'call' as entity_type,
-    c.id as entity_id,
-    c.company_id,
-    guard.instant(greatest(c.created_at, c.updated_at)) as occurred_at,
+    c.id::bigint as entity_id,
+    c.company_id::bigint as company_id,
+    greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) as occurred_at,
     jsonb_build_object(
         'customer_id', c.customer_id,
         'customer_link_status', c.customer_link_status,

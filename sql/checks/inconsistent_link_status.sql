@@ -11,9 +11,9 @@ select
     r.rule,
     r.severity,
     'call' as entity_type,
-    c.id as entity_id,
-    c.company_id,
-    guard.instant(greatest(c.created_at, c.updated_at)) as occurred_at,
+    c.id::bigint as entity_id,
+    c.company_id::bigint as company_id,
+    greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) as occurred_at,
     jsonb_build_object(
         'appointment_link_status', c.appointment_link_status, 'appointment_made', c.appointment_made
     ) as details

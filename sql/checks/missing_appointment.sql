@@ -11,9 +11,9 @@ select
     r.rule,
     r.severity,
     'call' as entity_type,
-    c.id as entity_id,
-    c.company_id,
-    guard.instant(greatest(c.created_at, c.updated_at)) as occurred_at,
+    c.id::bigint as entity_id,
+    c.company_id::bigint as company_id,
+    greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) as occurred_at,
     jsonb_build_object(
         'session_outcome', c.session_outcome,
         'appointment_link_status', c.appointment_link_status,
@@ -24,7 +24,7 @@ inner join guard.rules as r on r.rule = 'missing_appointment'
 where
     c.appointment_made
     and not exists (select from public.appointments as a where a.call_id = c.id)
-    and coalesce(guard.instant(greatest(c.created_at, c.updated_at)) < now() - r.grace, true);
+    and coalesce(greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) < now() - r.grace, true);
 
 select guard.register_rule(
     p_rule => 'missing_appointment',

@@ -10,20 +10,20 @@ select
     r.rule,
     r.severity,
     'appointment' as entity_type,
-    a.id as entity_id,
-    a.company_id,
-    guard.instant(greatest(a.created_at, a.updated_at)) as occurred_at,
+    a.id::bigint as entity_id,
+    a.company_id::bigint as company_id,
+    greatest(guard.instant(a.created_at), guard.instant(a.updated_at)) as occurred_at,
     jsonb_build_object('staff_id', a.staff_id, 'starts_at', a.starts_at, 'ends_at', a.ends_at) as details
 from public.appointments as a
 inner join guard.rules as r on r.rule = 'overlapping_appointment'
 where
-    a.status not in ('cancelled', 'rejected', 'rescheduled', 'no_show')
+    a.status::text <> all('{cancelled,rejected,rescheduled,no_show}')
     and exists (
         select from public.appointments as earlier
         where
             earlier.staff_id = a.staff_id
             and guard.period(earlier.starts_at, earlier.ends_at) && guard.period(a.starts_at, a.ends_at)
-            and earlier.status not in ('cancelled', 'rejected', 'rescheduled', 'no_show')
+            and earlier.status::text <> all('{cancelled,rejected,rescheduled,no_show}')
             and earlier.id < a.id
     );
 
@@ -39,7 +39,7 @@ select guard.register_rule(
     p_constraint_kind => 'exclude',
     p_constraint_definition =>
     $$exclude using gist (staff_id with =, guard.period(starts_at, ends_at) with &&)
-    where (status not in ('cancelled', 'rejected', 'rescheduled', 'no_show'))$$,
+    where (status::text <> all('{cancelled,rejected,rescheduled,no_show}'))$$,
     p_probe => $$insert into public.appointments (id, company_id, staff_id, starts_at, ends_at)
     select i.id, $3, $6, timestamp '2000-01-01 09:00', timestamp '2000-01-01 09:30'
     from (values ($2 - 1), ($2)) as i (id)$$

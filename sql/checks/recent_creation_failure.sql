@@ -10,15 +10,15 @@ select
     r.rule,
     r.severity,
     'call' as entity_type,
-    c.id as entity_id,
-    c.company_id,
-    guard.instant(greatest(c.created_at, c.updated_at)) as occurred_at,
+    c.id::bigint as entity_id,
+    c.company_id::bigint as company_id,
+    greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) as occurred_at,
     jsonb_build_object('session_outcome', c.session_outcome) as details
 from public.calls as c
 inner join guard.rules as r on r.rule = 'recent_creation_failure'
 where
-    c.session_outcome in ('creation_failed', 'booking_failed')
-    and guard.instant(greatest(c.created_at, c.updated_at)) >= now() - r.detection_window;
+    c.session_outcome::text = any('{creation_failed,booking_failed}')
+    and greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) >= now() - r.detection_window;
 
 select guard.register_rule(
     p_rule => 'recent_creation_failure',

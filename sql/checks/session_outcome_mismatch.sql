@@ -10,9 +10,9 @@ select
     r.rule,
     r.severity,
     'call' as entity_type,
-    c.id as entity_id,
-    c.company_id,
-    guard.instant(greatest(c.created_at, c.updated_at)) as occurred_at,
+    c.id::bigint as entity_id,
+    c.company_id::bigint as company_id,
+    greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) as occurred_at,
     jsonb_build_object('session_outcome', c.session_outcome, 'appointment_made', c.appointment_made) as details
 from public.calls as c
 inner join guard.rules as r on r.rule = 'session_outcome_mismatch'

@@ -10,9 +10,9 @@ select
     r.rule,
     r.severity,
     'appointment' as entity_type,
-    a.id as entity_id,
-    a.company_id,
-    guard.instant(greatest(a.created_at, a.updated_at)) as occurred_at,
+    a.id::bigint as entity_id,
+    a.company_id::bigint as company_id,
+    greatest(guard.instant(a.created_at), guard.instant(a.updated_at)) as occurred_at,
     jsonb_build_object('call_id', c.id, 'call_company_id', c.company_id) as details
 from public.appointments as a
 inner join public.calls as c on a.call_id = c.id

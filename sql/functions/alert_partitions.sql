@@ -9,7 +9,7 @@ returns setof text
 language plpgsql
 volatile
 security definer -- makes and attaches tables in schema guard
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare

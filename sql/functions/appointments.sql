@@ -13,7 +13,7 @@ returns integer
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_pct integer;
@@ -38,15 +38,16 @@ returns void
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
-    v_follow_pct constant integer := guard.follow_pct();
+    v_follow_pct integer;
 begin
     if p_calls = '{}' then
         return;
     end if;
+    v_follow_pct := guard.follow_pct();
     if v_follow_pct > 0 then
         perform from public.calls as c
         where c.id = any(p_calls) and (v_follow_pct = 100 or guard.in_rollout(c.id, v_follow_pct))
@@ -100,7 +101,7 @@ returns void
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_calls bigint[] := array(
@@ -127,7 +128,7 @@ comment on function guard.record_link_status(bigint[]) is
 
 -- The rules that compare an appointment with other rows, over the appointments that a statement may have broken them
 -- with: p_foreign (company or call not as it should be), p_marked, p_booked (booking id written), p_planned (staff or
--- time written). Each rule's view decides. Refuses at enforce, else records.
+-- time written); null for none. Each rule's view decides. Refuses at enforce, else records.
 create or replace function guard.judge_appointments(
     p_foreign bigint[], p_marked bigint[], p_booked bigint[], p_planned bigint[]
 )
@@ -135,13 +136,13 @@ returns void
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_found record;
     v_marked jsonb;
 begin
-    if p_marked <> '{}' then
+    if p_marked is not null then
         select jsonb_agg(jsonb_build_object('id', a.id, 'company_id', a.company_id, 'marks', a.guard_corrections))
         into v_marked
         from public.appointments as a
@@ -150,7 +151,7 @@ begin
     if v_marked is not null then
         perform guard.record_corrections('appointment', v_marked);
     end if;
-    if p_foreign = '{}' and coalesce(p_booked, '{}') = '{}' and coalesce(p_planned, '{}') = '{}' then
+    if coalesce(p_foreign, p_booked, p_planned) is null then
         return;
     end if;
     for v_found in

@@ -42,7 +42,7 @@ returns table (allowed boolean, state text, token uuid, generation bigint, retry
 language plpgsql
 volatile
 security definer -- takes the lease on behalf of an application that may not write the table
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -128,7 +128,7 @@ returns guard.circuit_breaker_states
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_now constant timestamptz := clock_timestamp();
@@ -183,7 +183,7 @@ returns text
 language plpgsql
 volatile
 security definer -- moves the state machine on behalf of an application that may not write the table
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_before guard.circuit_breaker_states;
@@ -288,7 +288,7 @@ returns text
 language plpgsql
 volatile
 security definer -- operators may override a circuit only together with its line in the audit log
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_before guard.circuit_breaker_states;
@@ -371,7 +371,7 @@ returns table (
 language sql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select
         s.circuit_key,

@@ -15,7 +15,7 @@ returns text
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select 'appointment_booking:' || case
         when p_staff_id is not null and guard.setting('per_staff')::boolean then 'staff:' || p_staff_id
@@ -34,7 +34,7 @@ returns numeric
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select s.value::numeric from guard.settings as s where s.name = p_setting
 $$;
@@ -49,7 +49,7 @@ language sql
 immutable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select pg_catalog.lpad(pg_catalog.to_hex(p_generation), 32, '0')::uuid
 $$;
@@ -61,7 +61,7 @@ returns void
 language plpgsql
 immutable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_key is null or p_key ~ '^\s*$' or length(p_key) > 200 then
@@ -84,7 +84,7 @@ returns text
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select concat_ws('@', coalesce(nullif(current_setting('application_name'), ''), 'sql'), host(inet_client_addr()))
 $$;
@@ -97,7 +97,7 @@ returns guard.circuit_breaker_states
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_breaker guard.circuit_breaker_states;
@@ -120,7 +120,7 @@ returns void
 language sql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into guard.circuit_breaker_events (
         circuit_key, event, from_state, to_state, generation, node, error_class
@@ -139,7 +139,7 @@ returns void
 language sql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into guard.circuit_breaker_metrics as m (circuit_key, minute, node, successes, failures, ignored)
     values (

@@ -13,7 +13,7 @@ returns table (circuit_key text, snapshot jsonb)
 language sql
 volatile
 security definer -- a probe's token is for those who may run the breaker, not for every reader
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select
         s.circuit_key,
@@ -51,7 +51,7 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- as breaker_record
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_now constant timestamptz := clock_timestamp();
@@ -139,7 +139,7 @@ returns void
 language plpgsql
 volatile
 security definer -- as breaker_record
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_node is null or jsonb_typeof(p_events) is distinct from 'array'

@@ -11,7 +11,7 @@ returns text
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case r.constraint_kind
         when 'unique' then coalesce(
@@ -53,7 +53,7 @@ returns table (step integer, statement text)
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     with rule as (
         select
@@ -99,7 +99,7 @@ returns boolean
 language sql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select exists (
         select from pg_catalog.pg_index as i

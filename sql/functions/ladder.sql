@@ -11,7 +11,7 @@ language sql
 immutable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     -- hashint8extended is signed
     select p_pct >= 100 or ((pg_catalog.hashint8extended(p_key, 0) % 100) + 100) % 100 < p_pct
@@ -26,7 +26,7 @@ language sql
 stable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case
         when guard.in_rollout(p_key, r.rollout_pct) then r.mode
@@ -50,7 +50,7 @@ returns text
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_mode text;

@@ -9,7 +9,7 @@ returns void
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into guard.pending_checks (call_id, due_at)

@@ -13,7 +13,7 @@ returns table (rule text, mode text, expected text, observed text, passed boolea
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare

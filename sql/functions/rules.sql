@@ -26,7 +26,7 @@ returns void
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_columns constant text[] := array[
@@ -104,7 +104,7 @@ returns guard.rules
 language plpgsql
 volatile
 security definer -- operators may move a rule only together with its line in the audit log
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_before guard.rules;

@@ -11,7 +11,7 @@ language sql
 stable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select s.value from guard.settings as s where s.name = p_name
 $$;
@@ -26,7 +26,7 @@ returns guard.settings
 language plpgsql
 volatile
 security definer -- operators may change a value only together with its line in the audit log
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_before guard.settings;
@@ -39,7 +39,9 @@ begin
             message = format('there is no setting %L', p_name),
             hint = 'select name, unit, description from guard.settings lists them';
     end if;
-    if p_name = 'app_timezone' and not exists (select from pg_catalog.pg_timezone_names as z where z.name = p_value) then
+    if p_name = 'app_timezone'
+        and not exists (select from pg_catalog.pg_timezone_names as z where z.name = p_value)
+    then
         raise exception using
             errcode = 'ZG002',
             message = format('%L is not a time zone', p_value),
@@ -66,10 +68,25 @@ comment on function guard.set_setting(text, text) is 'Change a setting; the chan
 
 grant execute on function guard.set_setting(text, text) to guard_operator;
 
--- The zone of the application's local timestamps starts as the zone that this server writes them in.
+-- The one place that says what there is to set. The zone of the application's local timestamps starts as the zone that
+-- this server writes them in.
 insert into guard.settings (name, value, default_value, unit, description)
-values (
-    'app_timezone', current_setting('TimeZone'), current_setting('TimeZone'), 'time zone name',
-    'The zone that the application''s timestamp columns without a zone are written in.'
-)
+select
+    s.name,
+    s.default_value as value,
+    s.default_value,
+    s.unit,
+    s.description
+from (
+    values
+    (
+        'app_timezone', current_setting('TimeZone'), 'time zone name',
+        'The zone that the application''s timestamp columns without a zone are written in.'
+    ),
+    (
+        'max_appointment_age_seconds', '300', 'seconds',
+        'How old an appointment may be when the booking that made it is validated.'
+    ),
+    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.')
+) as s (name, default_value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;

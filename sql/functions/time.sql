@@ -11,7 +11,7 @@ language sql
 stable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select p_local at time zone guard.setting('app_timezone')
 $$;
@@ -22,7 +22,7 @@ language sql
 immutable
 parallel safe
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select p_instant
 $$;

@@ -38,7 +38,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     new.guard_corrections := null;
@@ -52,7 +52,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     c_rule constant text := 'orphaned_appointment';
@@ -83,18 +83,27 @@ begin
 end
 $$;
 
+-- Calls are looked up by arrays and scalar subqueries, never by a join with the transition table: a plan is cached for
+-- the session, and one that was made for a bulk load would read all calls for a single row later.
 create or replace function guard.appointment_inserted()
 returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
     v_follow_pct constant integer := guard.follow_pct();
+    v_unique constant boolean := guard.index_in_force('duplicate_booking');
+    v_exclude constant boolean := guard.index_in_force('overlapping_appointment');
+    v_gained constant bigint[] := array(select distinct n.call_id from new_rows as n where n.call_id is not null);
+    v_foreign bigint[];
+    v_marked bigint[];
+    v_booked bigint[];
+    v_planned bigint[];
 begin
-    if v_follow_pct > 0 then
+    if v_follow_pct > 0 and v_gained <> '{}' then
         perform set_config('timezone', guard.setting('app_timezone'), true), set_config('guard.writer', 'guard', true);
         -- an outcome that is overwritten is marked, so that it is not lost
         update public.calls as c
@@ -113,30 +122,25 @@ begin
                 )
             end,
             updated_at = now()
-        from (
-            select distinct n.call_id
-            from new_rows as n
-            where n.call_id is not null
-        ) as gained
-        where c.id = gained.call_id and (v_follow_pct = 100 or guard.in_rollout(c.id, v_follow_pct));
+        where c.id = any(v_gained) and (v_follow_pct = 100 or guard.in_rollout(c.id, v_follow_pct));
         perform set_config('guard.writer', '', true);
     end if;
     if v_follow_pct < 100 then
-        perform guard.record_link_status(array(select distinct n.call_id from new_rows as n));
+        perform guard.record_link_status(v_gained);
     end if;
-    perform guard.judge_appointments(
-        array(
-            select n.id
-            from new_rows as n
-            left join public.calls as c on n.call_id = c.id
-            where n.call_id is not null and n.company_id is distinct from c.company_id
+    select
+        array_agg(n.id) filter (
+            where n.call_id is not null
+            and n.company_id is distinct from (select c.company_id from public.calls as c where c.id = n.call_id)
         ),
-        array(select n.id from new_rows as n where n.guard_corrections is not null),
-        case when not guard.index_in_force('duplicate_booking')
-            then array(select n.id from new_rows as n where n.calcom_v2_booking_id is not null) end,
-        case when not guard.index_in_force('overlapping_appointment')
-            then array(select n.id from new_rows as n where n.staff_id is not null and n.starts_at is not null) end
-    );
+        array_agg(n.id) filter (where n.guard_corrections is not null),
+        array_agg(n.id) filter (where n.calcom_v2_booking_id is not null and not v_unique),
+        array_agg(n.id) filter (where n.staff_id is not null and n.starts_at is not null and not v_exclude)
+    into v_foreign, v_marked, v_booked, v_planned
+    from new_rows as n;
+    if coalesce(v_foreign, v_marked, v_booked, v_planned) is not null then
+        perform guard.judge_appointments(v_foreign, v_marked, v_booked, v_planned);
+    end if;
     return null;
 end
 $$;
@@ -147,8 +151,15 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_unique constant boolean := guard.index_in_force('duplicate_booking');
+    v_exclude constant boolean := guard.index_in_force('overlapping_appointment');
+    v_foreign bigint[];
+    v_marked bigint[];
+    v_booked bigint[];
+    v_planned bigint[];
 begin
     perform guard.calls_follow(array(
         select distinct moved.call_id
@@ -158,39 +169,27 @@ begin
         where o.call_id is distinct from n.call_id and moved.call_id is not null
     ));
     -- what was wrong before this statement is not judged again: only what it changed
-    perform guard.judge_appointments(
-        array(
-            select n.id
-            from new_rows as n
-            inner join old_rows as o on n.id = o.id
-            left join public.calls as c on n.call_id = c.id
-            where
-                n.call_id is not null
-                and n.company_id is distinct from c.company_id
-                and (
-                    n.call_id is distinct from o.call_id
-                    or n.company_id is distinct from o.company_id
-                    or n.source is distinct from o.source
-                )
+    select
+        array_agg(n.id) filter (
+            where n.call_id is not null
+            and (n.call_id, n.company_id, n.source) is distinct from (o.call_id, o.company_id, o.source)
+            and n.company_id is distinct from (select c.company_id from public.calls as c where c.id = n.call_id)
         ),
-        array(select n.id from new_rows as n where n.guard_corrections is not null),
-        case when not guard.index_in_force('duplicate_booking') then array(
-            select n.id
-            from new_rows as n
-            inner join old_rows as o on n.id = o.id
-            where n.calcom_v2_booking_id is distinct from o.calcom_v2_booking_id
-        ) end,
-        case when not guard.index_in_force('overlapping_appointment') then array(
-            select n.id
-            from new_rows as n
-            inner join old_rows as o on n.id = o.id
-            where
-                n.staff_id is distinct from o.staff_id
-                or n.starts_at is distinct from o.starts_at
-                or n.ends_at is distinct from o.ends_at
-                or n.status is distinct from o.status
-        ) end
-    );
+        array_agg(n.id) filter (where n.guard_corrections is not null),
+        array_agg(n.id) filter (
+            where not v_unique and n.calcom_v2_booking_id is distinct from o.calcom_v2_booking_id
+        ),
+        array_agg(n.id) filter (
+            where not v_exclude
+            and (n.staff_id, n.starts_at, n.ends_at, n.status)
+            is distinct from (o.staff_id, o.starts_at, o.ends_at, o.status)
+        )
+    into v_foreign, v_marked, v_booked, v_planned
+    from new_rows as n
+    left join old_rows as o on n.id = o.id;
+    if coalesce(v_foreign, v_marked, v_booked, v_planned) is not null then
+        perform guard.judge_appointments(v_foreign, v_marked, v_booked, v_planned);
+    end if;
     return null;
 end
 $$;
@@ -200,7 +199,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform guard.calls_follow(array(select distinct o.call_id from old_rows as o where o.call_id is not null));
@@ -214,7 +213,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform guard.calls_follow(array(

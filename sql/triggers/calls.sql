@@ -50,7 +50,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     new.guard_corrections := null;
@@ -63,7 +63,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_mode text := guard.write_mode('missing_direction', new.id, tg_op = 'UPDATE' and old.direction is null);
@@ -87,7 +87,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     c_rule constant text := 'inconsistent_customer_link';
@@ -133,7 +133,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     c_rule constant text := 'inconsistent_link_status';
@@ -189,7 +189,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_rule text;
@@ -235,7 +235,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     new.guard_corrections := guard.mark(new.guard_corrections, 'tenant_mismatch', 'pass');
@@ -248,7 +248,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     new.guard_corrections := guard.mark(
@@ -264,7 +264,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if guard.write_mode('missing_appointment', new.id, false) = 'enforce'
@@ -283,7 +283,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_marked jsonb;
@@ -308,9 +308,12 @@ begin
             perform guard.record_corrections('call', v_marked);
         end if;
         select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
-        from new_rows as n
-        inner join public.appointments as a on n.id = a.call_id
-        where n.guard_corrections @> '[{"rule": "tenant_mismatch"}]' and a.company_id is distinct from n.company_id;
+        from public.appointments as a
+        where
+            a.call_id = any(array(
+                select n.id from new_rows as n where n.guard_corrections @> '[{"rule": "tenant_mismatch"}]'
+            ))
+            and a.company_id is distinct from (select c.company_id from public.calls as c where c.id = a.call_id);
         if v_appointments is not null then
             perform guard.record_violations('tenant_mismatch', v_appointments, v_calls);
         end if;
@@ -330,7 +333,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_appointments bigint[];
@@ -338,7 +341,7 @@ declare
 begin
     select array_agg(a.id), array_agg(a.call_id) into v_appointments, v_calls
     from public.appointments as a
-    where a.source = 'retell_webhook' and a.call_id in (select o.id from old_rows as o);
+    where a.source = 'retell_webhook' and a.call_id = any(array(select o.id from old_rows as o));
     if v_appointments is not null then
         perform guard.record_violations('orphaned_appointment', v_appointments, v_calls);
     end if;
@@ -351,7 +354,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_appointments bigint[];
@@ -407,7 +410,7 @@ create or replace trigger before_insert_call_note_failure
 before insert on public.calls
 for each row
 when (
-    new.session_outcome in ('creation_failed', 'booking_failed')
+    new.session_outcome::text = any('{creation_failed,booking_failed}')
 )
 execute function guard.call_note_failure();
 
@@ -470,7 +473,7 @@ create or replace trigger before_update_call_note_failure
 before update on public.calls
 for each row
 when (
-    new.session_outcome in ('creation_failed', 'booking_failed')
+    new.session_outcome::text = any('{creation_failed,booking_failed}')
     and new.session_outcome is distinct from old.session_outcome
 )
 execute function guard.call_note_failure();

@@ -1,0 +1,289 @@
+"""guard review, guard intents, guard call: what support staff work with."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from datetime import datetime
+from typing import Any
+
+import click
+from psycopg.rows import dict_row
+
+from guard import booking
+from guard.cli.base import State, json_option, pass_state
+from guard.errors import GuardError
+
+Row = dict[str, Any]
+
+
+@click.group()
+def review() -> None:
+    """Work the queue of what a person must decide."""
+
+
+@review.command(name="list")
+@click.option("--status", type=click.Choice(["pending", "in_progress", "resolved", "all"]), default="pending")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@json_option
+@pass_state
+def list_items(state: State, status: str, limit: int) -> None:
+    """List items, the most urgent first.
+
+    \b
+    Examples:
+      guard review list
+      guard review list --status in_progress --json
+    """
+    rows = _query(
+        state,
+        """
+        select q.id, q.priority, q.status, q.reason, q.call_id, q.assignee, q.created_at
+        from guard.manual_review_queue as q
+        where %(status)s in (q.status, 'all')
+        order by q.priority, q.created_at, q.id
+        limit %(limit)s
+        """,
+        status=status,
+        limit=limit,
+    )
+    if state.as_json:
+        state.print_json(rows)
+    elif not rows:
+        state.out.print("Nothing is waiting." if status == "pending" else "Nothing found.")
+    else:
+        state.print_table(
+            ("#id", "#priority", "status", "reason", "#call", "assignee", "since"),
+            [
+                (r["id"], r["priority"], r["status"], r["reason"], r["call_id"], r["assignee"], _time(r["created_at"]))
+                for r in rows
+            ],
+        )
+
+
+@review.command()
+@click.argument("item", type=int)
+@json_option
+@pass_state
+def show(state: State, item: int) -> None:
+    """Show ITEM with all that is known about it.
+
+    \b
+    Example:
+      guard review show 17
+    """
+    rows = _query(state, "select q.* from guard.manual_review_queue as q where q.id = %(id)s", id=item)
+    if not rows:
+        raise GuardError(f"There is no review item {item}.", fix="guard review list shows them.")
+    _print_one(state, rows[0])
+
+
+@review.command()
+@click.option("--as", "assignee", metavar="NAME", help="Who takes it; your login name unless given.")
+@json_option
+@pass_state
+def take(state: State, assignee: str | None) -> None:
+    """Take the most urgent item; nobody else gets it.
+
+    \b
+    Example:
+      guard review take --as ann
+    """
+    rows = _query(state, "select * from guard.take_review(%(assignee)s)", assignee=assignee or getpass.getuser())
+    if rows:
+        _print_one(state, rows[0])
+    elif state.as_json:
+        state.print_json(None)
+    else:
+        state.out.print("Nothing is waiting.")
+
+
+@review.command()
+@click.argument("item", type=int)
+@click.argument("resolution")
+@json_option
+@pass_state
+def resolve(state: State, item: int, resolution: str) -> None:
+    """Close ITEM, saying in RESOLUTION what was done.
+
+    \b
+    Example:
+      guard review resolve 17 "called the customer, booked again"
+    """
+    _print_one(state, _query(state, "select * from guard.resolve_review(%(id)s, %(how)s)", id=item, how=resolution)[0])
+
+
+@review.command()
+@click.argument("item", type=int)
+@json_option
+@pass_state
+def release(state: State, item: int) -> None:
+    """Give ITEM back, for somebody else to take.
+
+    \b
+    Example:
+      guard review release 17
+    """
+    _print_one(state, _query(state, "select * from guard.release_review(%(id)s)", id=item)[0])
+
+
+@click.group()
+def intents() -> None:
+    """Bookings that were begun: how far they came, and what died on the way."""
+
+
+@intents.command(name="list")
+@click.option("--all", "everything", is_flag=True, help="Those that are done, too.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@json_option
+@pass_state
+def list_intents(state: State, everything: bool, limit: int) -> None:
+    """List bookings that are not done, the oldest first.
+
+    \b
+    Examples:
+      guard intents list
+      guard intents list --all --json
+    """
+    rows = _query(
+        state,
+        """
+        select i.id, i.key, i.call_id, i.state, i.booking_id, i.appointment_id, i.failure_reason, i.updated_at
+        from guard.booking_intents as i
+        where %(everything)s or i.state in ('started', 'remote_booked', 'recorded')
+        order by i.updated_at, i.id
+        limit %(limit)s
+        """,
+        everything=everything,
+        limit=limit,
+    )
+    if state.as_json:
+        state.print_json(rows)
+    elif not rows:
+        state.out.print("No booking is under way.")
+    else:
+        state.print_table(
+            ("#id", "key", "#call", "state", "remote booking", "#appointment", "since"),
+            [
+                (
+                    r["id"],
+                    r["key"],
+                    r["call_id"],
+                    r["state"],
+                    r["booking_id"],
+                    r["appointment_id"],
+                    _time(r["updated_at"]),
+                )
+                for r in rows
+            ],
+        )
+
+
+@intents.command(name="recover")
+@click.option("--older-than", "seconds", type=click.FloatRange(min=0), default=60, show_default=True, metavar="SECONDS")
+@json_option
+@pass_state
+def recover_intents(state: State, seconds: float) -> None:
+    """Clear up bookings that have not moved for a while: record them, or queue them for a person.
+
+    \b
+    Example:
+      guard intents recover --older-than 300
+    """
+    with state.connect() as connection:
+        recovered = booking.recover(connection, seconds)
+    if state.as_json:
+        state.print_json([{"key": key, "state": to, "action": action} for key, to, action in recovered])
+    elif not recovered:
+        state.out.print("Nothing to recover.")
+    else:
+        state.print_table(("key", "state", "action"), recovered)
+
+
+@click.command()
+@click.argument("call_id", type=int)
+@json_option
+@pass_state
+def call(state: State, call_id: int) -> None:
+    """Show everything known of a call; phone numbers are masked.
+
+    \b
+    Example:
+      guard call 20001
+    """
+    calls = _query(
+        state,
+        """
+        select
+            c.id, c.company_id, c.retell_call_id, c.direction, c.status,
+            '***' || right(c.from_number, 3) as from_number, '***' || right(c.to_number, 3) as to_number,
+            c.customer_id, c.session_outcome, c.appointment_made, c.appointment_link_status, c.booking_id,
+            c.booking_failed, c.booking_failure_reason, c.requires_manual_processing, c.guard_corrections,
+            c.created_at, c.updated_at
+        from public.calls as c
+        where c.id = %(id)s
+        """,
+        id=call_id,
+    )
+    if not calls:
+        raise GuardError(f"There is no call {call_id}.", fix="Give the id of a row of public.calls.")
+    known = {
+        "appointments": """
+            select a.id, a.calcom_v2_booking_id, a.status, a.starts_at, a.ends_at, a.staff_id, a.source
+            from public.appointments as a where a.call_id = %(id)s order by a.id
+        """,
+        "alerts": """
+            select a.detected_at, a.alert_type, a.severity, a.auto_corrected, a.metadata -> 'changes' as changes
+            from guard.data_consistency_alerts as a
+            where a.entity_type = 'call' and a.entity_id = %(id)s order by a.detected_at desc, a.id desc limit 50
+        """,
+        "reviews": """
+            select q.id, q.reason, q.priority, q.status, q.assignee, q.resolution, q.created_at
+            from guard.manual_review_queue as q where q.call_id = %(id)s order by q.id
+        """,
+        "intents": """
+            select i.key, i.state, i.booking_id, i.appointment_id, i.failure_reason, i.updated_at
+            from guard.booking_intents as i where i.call_id = %(id)s order by i.id
+        """,
+        "validations": """
+            select v.created_at, v.success, v.reason, v.appointment_id, v.duration_ms
+            from guard.validation_metrics as v where v.call_id = %(id)s order by v.id desc limit 50
+        """,
+    }
+    found = {name: _query(state, query, id=call_id) for name, query in known.items()}
+    if state.as_json:
+        state.print_json({"call": calls[0], **found})
+        return
+    _print_one(state, calls[0])
+    for name, rows in found.items():
+        if rows:
+            state.out.print()
+            state.print_table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows], title=name)
+
+
+def _query(state: State, statement: str, **parameters: Any) -> list[Row]:
+    with state.connect() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(statement.encode(), parameters).fetchall()
+
+
+def _print_one(state: State, row: Row) -> None:
+    if state.as_json:
+        state.print_json(row)
+    else:
+        state.print_table(("", ""), [(f"[bold]{name.replace('_', ' ')}", _cell(value)) for name, value in row.items()])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list) and value and all(isinstance(change, dict) and "column" in change for change in value):
+        return "\n".join(f"{c['column']}: {_cell(c.get('before'))} → {_cell(c.get('after'))}" for c in value)
+    if isinstance(value, dict | list):
+        return json.dumps(value, default=str)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _time(value) if isinstance(value, datetime) else str(value)
+
+
+def _time(value: datetime) -> str:
+    return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,103 @@
+-- What a person must decide: one open item per call and reason, the most urgent first, every action audited.
+begin;
+select plan(23);
+
+insert into public.companies (id, name) values (1, 'A');
+insert into public.calls (id, company_id, direction, retell_call_id)
+values (1, 1, 'inbound', 'call_1'), (2, 1, 'inbound', 'call_2'), (3, 1, 'inbound', 'call_3');
+
+select is(
+    guard.queue_review(1, 'something_else'), guard.queue_review(1, 'something_else', '{"n": 1}'),
+    'queueing again gives the same item'
+);
+select results_eq(
+    'select call_id, retell_call_id, reason, context, priority, status from guard.manual_review_queue',
+    $$values (1::bigint, 'call_1', 'something_else', '{"n": 1}'::jsonb, 5, 'pending')$$, 'with what is new added to it'
+);
+select guard.queue_review(2, 'calcom_booking_failed');
+select guard.queue_review(3, 'appointment_validation_failed');
+select guard.queue_review(3, 'customer_creation_failed');
+select guard.queue_review(3, 'service_not_found');
+select results_eq(
+    'select reason, priority from guard.manual_review_queue order by priority',
+    $$values ('appointment_validation_failed', 1), ('calcom_booking_failed', 2), ('customer_creation_failed', 3),
+    ('service_not_found', 4), ('something_else', 5)$$, 'priorities by reason'
+);
+
+select is(
+    (select t.reason from guard.take_review('ann') as t), 'appointment_validation_failed',
+    'the most urgent first'
+);
+select is((select t.reason from guard.take_review('ben') as t), 'calcom_booking_failed', 'nobody gets one twice');
+select is(
+    (select r.status from guard.release_review(
+        (select q.id from guard.manual_review_queue as q where q.assignee = 'ben')
+    ) as r),
+    'pending', 'an item can be given back'
+);
+select is(
+    (select r.status from guard.resolve_review(
+        (select q.id from guard.manual_review_queue as q where q.assignee = 'ann'), 'called the customer'
+    ) as r),
+    'resolved', 'and resolved'
+);
+select isnt(
+    guard.queue_review(3, 'appointment_validation_failed'),
+    (select q.id from guard.manual_review_queue as q where q.status = 'resolved'), 'after that a new item can be opened'
+);
+select results_eq(
+    $$select action, count(*) from guard.audit_log group by 1 order by 1$$,
+    $$values ('queue_review', 7::bigint), ('release_review', 1), ('resolve_review', 1), ('take_review', 2)$$,
+    'every action is audited'
+);
+
+select is(
+    guard.queue_review(null, 'booking_without_call', '{"subject": "bk_1"}'),
+    guard.queue_review(null, 'booking_without_call', '{"subject": "bk_1"}'), 'without a call: one item per subject'
+);
+select isnt(
+    guard.queue_review(null, 'booking_without_call', '{"subject": "bk_1"}'),
+    guard.queue_review(null, 'booking_without_call', '{"subject": "bk_2"}'), 'another subject is another item'
+);
+
+select throws_ok($$select guard.queue_review(99, 'x')$$, 'ZG301', null, 'an unknown call');
+select throws_ok($$select guard.queue_review(-1, 'x')$$, 'ZG301', null, 'a negative id');
+select throws_ok('select guard.queue_review(1, null)', 'ZG302', null, 'no reason');
+select throws_ok($$select guard.queue_review(1, 'x', '[]')$$, 'ZG303', null, 'a context that is no object');
+select throws_ok(
+    $$select guard.queue_review(1, 'x', jsonb_build_object('a', (
+        select string_agg(md5(g::text), '') from generate_series(1, 32768) as g
+    )))$$,
+    'ZG303', null, 'a context of a megabyte'
+);
+select lives_ok(
+    $$select guard.queue_review(
+        1, $q$'); drop table calls; --$q$, jsonb_build_object('a', $q$'); drop table calls; --$q$)
+    )$$,
+    'SQL in a text is a text'
+);
+select throws_ok('select guard.take_review(null)', 'ZG306', null, 'nobody takes nothing');
+select throws_ok($$select guard.resolve_review(-1, 'x')$$, 'ZG304', null, 'an unknown item');
+select throws_ok(
+    $$select guard.resolve_review((select min(id) from guard.manual_review_queue where status = 'resolved'), 'x')$$,
+    'ZG305', null, 'an item that is resolved already'
+);
+select throws_ok(
+    $$select guard.release_review((select min(id) from guard.manual_review_queue where status = 'pending'))$$,
+    'ZG305', null, 'an item that nobody has taken'
+);
+
+-- the hourly retry
+insert into public.appointments (company_id, call_id) values (1, 3);
+select results_eq(
+    'select examined, resolved from guard.process_review_queue()', 'values (2, 1)',
+    'a call that has its appointment now needs no decision'
+);
+select guard.process_review_queue();
+select guard.process_review_queue();
+select results_eq(
+    'select examined, resolved from guard.process_review_queue()', 'values (0, 0)', 'an item is retried three times'
+);
+
+select * from finish();
+rollback;

@@ -1,0 +1,54 @@
+-- Events of the phone agent: handled once, in any order.
+begin;
+select plan(12);
+
+insert into public.companies (id, name) values (1, 'A');
+select results_eq(
+    $$select call_id is not null, action from guard.handle_call_ended('{"event": "call_ended", "call": {
+        "call_id": "c1", "direction": "outbound", "from_number": "+4915112345678", "to_number": "+493012345",
+        "start_timestamp": 1767225600000, "metadata": {"company_id": 1}, "new_field": [1]}}')$$,
+    $$values (true, 'created')$$, 'a call that is not known yet'
+);
+select results_eq(
+    'select company_id, direction, status, from_number, created_at from public.calls',
+    $$values (1::bigint, 'outbound', 'ended', '+4915112345678', timestamptz '2026-01-01 00:00+00')$$, 'is written'
+);
+select results_eq(
+    $$select action from guard.handle_call_ended('{"event": "call_ended", "call": {
+        "call_id": "c1", "direction": "outbound", "from_number": "+4915112345678", "to_number": "+493012345",
+        "start_timestamp": 1767225600000, "metadata": {"company_id": 1}, "new_field": [1]}}')$$,
+    array['duplicate'], 'the same event again'
+);
+select results_eq(
+    $$select action from guard.handle_call_ended('{"event": "call_started", "call": {"call_id": "c1"}}')$$,
+    array['updated'], 'the start comes after the end'
+);
+select is((select c.status from public.calls as c), 'ended', 'and does not undo it');
+select results_eq(
+    $$select action from guard.handle_call_ended('{"event": "call_analyzed", "call": {"call_id": "c1",
+        "call_analysis": {"call_successful": true}}}')$$, array['updated'], 'the analysis'
+);
+select is((select c.call_successful from public.calls as c), true, 'is kept');
+select is(
+    (select count(*) from guard.webhook_events as w where w.payload::text ~ '\+49'), 0::bigint,
+    'events are kept without phone numbers'
+);
+select isnt_empty(
+    $$select from guard.webhook_events where payload #> '{call,new_field}' = '[1]'$$,
+    'and with unknown fields'
+);
+
+select results_eq(
+    $$select call_id, action from guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c2"}}')$$,
+    $$values (null::bigint, 'queued')$$, 'a call of nobody''s goes to a person'
+);
+update public.calls set appointment_made = true, session_outcome = 'appointment_booked';
+select guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c1", "x": 1}}');
+select isnt_empty(
+    $$select from guard.manual_review_queue where reason = 'appointment_validation_failed'$$,
+    'a call that ended with a claim and no appointment goes to a person'
+);
+select throws_ok($$select guard.handle_call_ended('[]')$$, 'ZG320', null, 'what is no event');
+
+select * from finish();
+rollback;

@@ -1,0 +1,337 @@
+-- provides: function guard.begin_booking(text, bigint, jsonb)
+-- provides: function guard.lock_intent(text)
+-- provides: function guard.mark_remote_booked(text, text)
+-- provides: function guard.record_booking(text, jsonb)
+-- provides: function guard.validate_booking(text)
+-- provides: function guard.fail_booking(text, text)
+-- provides: function guard.recover_intents(interval)
+--
+-- Write-ahead intents. The order: begin_booking, COMMIT; book remotely; mark_remote_booked, COMMIT; record_booking and
+-- validate_booking, COMMIT. Whatever dies in between leaves an intent behind that says how far it came, and
+-- recover_intents clears it up: no remote booking is left without an appointment or a review item.
+--
+--     started -> remote_booked -> recorded -> validated        failed -> remote_booked: the calendar answered late
+--        |            |              |
+--        +------------+--------------+--> failed               compensated: the remote booking was cancelled
+--
+-- Every step can be repeated: repeating one that was done returns the intent as it is. Locks: the intent's row; an
+-- advisory transaction lock per remote booking where an appointment is written, so that a webhook and a booking
+-- process make one appointment and not two.
+-- Raises ZG310 (key used for another request), ZG311 (illegal step), ZG312 (no such intent), ZG313 (bad input),
+-- ZG301 (no such call).
+
+create or replace function guard.begin_booking(p_key text, p_call_id bigint, p_request jsonb)
+returns table (intent_id bigint, state text, is_new boolean, booking_id text, appointment_id bigint)
+language plpgsql
+volatile
+security definer -- an application books, and may not write intents otherwise
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_intent guard.booking_intents;
+    v_hash constant text := encode(
+        sha256(convert_to(coalesce(p_call_id::text, '') || ' ' || coalesce(p_request::text, ''), 'UTF8')), 'hex'
+    );
+begin
+    if coalesce(p_key, '') = '' or length(p_key) > 200 then
+        raise exception using
+            errcode = 'ZG313', message = 'an idempotency key has 1 to 200 characters', hint = 'Use a UUID, say.';
+    elsif p_request is null or jsonb_typeof(p_request) <> 'object' or pg_column_size(p_request) > 65536 then
+        raise exception using
+            errcode = 'ZG313',
+            message = 'a booking request is a JSON object of at most 64 kB',
+            hint = 'Give the columns of the appointment: starts_at, ends_at, staff_id, service_id, customer_id.';
+    elsif not exists (select from public.calls as c where c.id = p_call_id) then
+        raise exception using
+            errcode = 'ZG301',
+            message = format('there is no call %s', coalesce(p_call_id::text, 'null')),
+            hint = 'Write the call first.';
+    end if;
+    insert into guard.booking_intents (key, call_id, request, request_hash)
+    values (p_key, p_call_id, p_request, v_hash)
+    on conflict (key) do nothing
+    returning * into v_intent;
+    is_new := found;
+    if not is_new then
+        select i.* into v_intent from guard.booking_intents as i where i.key = p_key;
+        if v_intent.request_hash <> v_hash then
+            raise exception using
+                errcode = 'ZG310',
+                message = 'this idempotency key was used for another request',
+                detail = format('It belongs to intent %s of call %s.', v_intent.id, v_intent.call_id),
+                hint = 'Use a new key for a new request, and the same request for the same key.';
+        end if;
+    end if;
+    intent_id := v_intent.id;
+    state := v_intent.state;
+    booking_id := v_intent.booking_id;
+    appointment_id := v_intent.appointment_id;
+    return next;
+end
+$$;
+
+comment on function guard.begin_booking(text, bigint, jsonb) is
+'Open the intent of a booking, or find it: the same key and request give the first result. Commit before booking.';
+
+create or replace function guard.lock_intent(p_key text)
+returns guard.booking_intents
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_intent guard.booking_intents;
+begin
+    select i.* into v_intent from guard.booking_intents as i where i.key = p_key for no key update;
+    if not found then
+        raise exception using
+            errcode = 'ZG312', message = 'there is no intent with this key', hint = 'Call guard.begin_booking first.';
+    end if;
+    return v_intent;
+end
+$$;
+
+comment on function guard.lock_intent(text) is 'The intent of a key, locked until the transaction ends.';
+
+create or replace function guard.mark_remote_booked(p_key text, p_booking_id text)
+returns guard.booking_intents
+language plpgsql
+volatile
+security definer -- an application books, and may not write intents otherwise
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_intent guard.booking_intents := guard.lock_intent(p_key);
+begin
+    if coalesce(p_booking_id, '') = '' or length(p_booking_id) > 200 then
+        raise exception using
+            errcode = 'ZG313', message = 'a booking id has 1 to 200 characters', hint = 'Give the calendar''s uid.';
+    elsif v_intent.booking_id = p_booking_id and v_intent.state <> 'failed' then
+        return v_intent;
+    elsif v_intent.booking_id is distinct from p_booking_id and v_intent.booking_id is not null
+        or v_intent.state not in ('started', 'failed')
+    then
+        raise exception using
+            errcode = 'ZG311',
+            message = format('intent %s is %s: it cannot be booked remotely again', v_intent.id, v_intent.state),
+            detail = format('Its remote booking is %s.', coalesce(v_intent.booking_id, 'none')),
+            hint = 'Book once per key. Queue the second remote booking for a person.';
+    end if;
+    update guard.booking_intents as i
+    set state = 'remote_booked', booking_id = p_booking_id, failure_reason = null, updated_at = now()
+    where i.id = v_intent.id
+    returning i.* into v_intent;
+    return v_intent;
+end
+$$;
+
+comment on function guard.mark_remote_booked(text, text) is
+'The calendar has booked: remember the remote booking, and commit before anything else is done.';
+
+-- p_appointment holds the appointment's columns; what it leaves out is taken from the request. If the appointment
+-- exists already, because the calendar's webhook was faster, it is adopted.
+create or replace function guard.record_booking(p_key text, p_appointment jsonb)
+returns guard.booking_intents
+language plpgsql
+volatile
+security definer -- an application books, and may not write intents otherwise
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+    v_intent guard.booking_intents := guard.lock_intent(p_key);
+    v_columns constant jsonb := v_intent.request || coalesce(p_appointment, '{}');
+    v_appointment_id bigint;
+begin
+    if v_intent.state in ('recorded', 'validated') then
+        return v_intent;
+    elsif v_intent.state <> 'remote_booked' then
+        raise exception using
+            errcode = 'ZG311',
+            message = format('intent %s is %s: there is no remote booking to record', v_intent.id, v_intent.state),
+            hint = 'Call guard.mark_remote_booked first.';
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('guard.booking ' || v_intent.booking_id, 0));
+    select min(a.id) into v_appointment_id
+    from public.appointments as a
+    where a.calcom_v2_booking_id = v_intent.booking_id;
+    if v_appointment_id is null then
+        perform set_config('timezone', guard.setting('app_timezone'), true);
+        insert into public.appointments (
+            company_id, call_id, customer_id, service_id, staff_id, calcom_v2_booking_id, source, status, starts_at,
+            ends_at, created_at, updated_at
+        )
+        select
+            c.company_id, c.id, (v_columns ->> 'customer_id')::bigint, (v_columns ->> 'service_id')::bigint,
+            (v_columns ->> 'staff_id')::bigint, v_intent.booking_id, coalesce(v_columns ->> 'source', 'retell_webhook'),
+            coalesce(v_columns ->> 'status', 'booked'), (v_columns ->> 'starts_at')::timestamptz,
+            (v_columns ->> 'ends_at')::timestamptz, now(), now()
+        from public.calls as c
+        where c.id = v_intent.call_id
+        returning id into v_appointment_id;
+        if v_appointment_id is null then
+            raise exception using
+                errcode = 'ZG301',
+                message = format('there is no call %s any more', v_intent.call_id),
+                hint = 'Queue the remote booking for a person: guard.fail_booking does.';
+        end if;
+    else
+        update public.appointments as a
+        set call_id = v_intent.call_id, updated_at = a.updated_at
+        where a.id = v_appointment_id and a.call_id is null;
+    end if;
+    update guard.booking_intents as i
+    set state = 'recorded', appointment_id = v_appointment_id, updated_at = now()
+    where i.id = v_intent.id
+    returning i.* into v_intent;
+    return v_intent;
+end
+$$;
+
+comment on function guard.record_booking(text, jsonb) is
+'Write the appointment of a remote booking, or adopt the one that a webhook wrote; the call follows by trigger.';
+
+create or replace function guard.validate_booking(p_key text)
+returns table (success boolean, reason text, details jsonb, duration_ms numeric)
+language plpgsql
+volatile
+security definer -- an application books, and may not write intents otherwise
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_intent guard.booking_intents := guard.lock_intent(p_key);
+begin
+    if v_intent.state not in ('recorded', 'validated') then
+        raise exception using
+            errcode = 'ZG311',
+            message = format('intent %s is %s: there is no appointment to validate', v_intent.id, v_intent.state),
+            hint = 'Call guard.record_booking first.';
+    end if;
+    select v.success, v.reason, v.details, v.duration_ms into success, reason, details, duration_ms
+    from guard.validate_appointment(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id) as v;
+    if success and v_intent.state = 'recorded' then
+        update guard.booking_intents as i set state = 'validated', updated_at = now() where i.id = v_intent.id;
+    end if;
+    return next;
+end
+$$;
+
+comment on function guard.validate_booking(text) is 'Validate what an intent has recorded; on success it is done.';
+
+-- A remote booking that is known of goes to a person with its id; what the call claimed is taken back.
+create or replace function guard.fail_booking(p_key text, p_reason text)
+returns guard.booking_intents
+language plpgsql
+volatile
+security definer -- an application books, and may not write intents otherwise
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_intent guard.booking_intents := guard.lock_intent(p_key);
+begin
+    if v_intent.state = 'failed' then
+        return v_intent;
+    elsif v_intent.state in ('validated', 'compensated') then
+        raise exception using
+            errcode = 'ZG311',
+            message = format('intent %s is %s: it cannot fail any more', v_intent.id, v_intent.state),
+            hint = 'Cancel the booking in the calendar: its webhook does the rest.';
+    end if;
+    if exists (select from public.calls as c where c.id = v_intent.call_id) then
+        perform guard.rollback_booking(v_intent.call_id, p_reason);
+    end if;
+    if v_intent.booking_id is not null then
+        perform guard.queue_review(
+            (select c.id from public.calls as c where c.id = v_intent.call_id), p_reason,
+            jsonb_build_object(
+                'subject', v_intent.booking_id, 'booking_id', v_intent.booking_id, 'intent_id', v_intent.id,
+                'question', 'the calendar holds this booking: record it here, or cancel it there'
+            )
+        );
+    end if;
+    update guard.booking_intents as i
+    set state = 'failed', failure_reason = p_reason, updated_at = now()
+    where i.id = v_intent.id
+    returning i.* into v_intent;
+    return v_intent;
+end
+$$;
+
+comment on function guard.fail_booking(text, text) is
+'Give a booking up: the call''s claim is rolled back, and a remote booking that is known of goes to a person.';
+
+-- One intent at a time, each in its own subtransaction, so that one that cannot be mended does not hold up the others;
+-- what another session works on is skipped. An intent whose outcome nobody knows is queued for a person: ask the
+-- calendar before, and mark what it says. action: recorded, validated, or queued.
+create or replace function guard.recover_intents(p_older_than interval = '1 minute')
+returns table (key text, state text, action text)
+language plpgsql
+volatile
+security definer -- an application recovers, and may not write intents otherwise
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_intent guard.booking_intents;
+    v_valid record;
+begin
+    for v_intent in
+        select i.*
+        from guard.booking_intents as i
+        where i.state in ('started', 'remote_booked', 'recorded') and i.updated_at <= now() - p_older_than
+        order by i.id
+        for no key update skip locked
+    loop
+        key := v_intent.key;
+        begin
+            if v_intent.state = 'remote_booked' then
+                v_intent := guard.record_booking(v_intent.key, null);
+                action := 'recorded';
+            end if;
+            if v_intent.state = 'recorded' then
+                select c.success, c.reason into v_valid
+                from guard.check_appointment(
+                    v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, false
+                ) as c;
+                if v_valid.success then
+                    update guard.booking_intents as i
+                    set state = 'validated', updated_at = now()
+                    where i.id = v_intent.id;
+                    action := coalesce(action, 'validated');
+                else
+                    perform guard.fail_booking(v_intent.key, 'appointment_validation_failed');
+                    action := 'queued';
+                end if;
+            else
+                perform guard.queue_review(
+                    (select c.id from public.calls as c where c.id = v_intent.call_id), 'calcom_booking_failed',
+                    jsonb_build_object(
+                        'subject', v_intent.key, 'intent_id', v_intent.id,
+                        'question', 'nobody knows whether the calendar booked: look there'
+                    )
+                );
+                perform guard.fail_booking(v_intent.key, 'calcom_booking_failed');
+                action := 'queued';
+            end if;
+        exception
+            when others then
+                -- a record that is refused, an overlap say: the remote booking goes to a person
+                perform guard.fail_booking(v_intent.key, 'appointment_validation_failed');
+                action := 'queued';
+        end;
+        select i.state into state from guard.booking_intents as i where i.id = v_intent.id;
+        return next;
+        action := null;
+    end loop;
+end
+$$;
+
+comment on function guard.recover_intents(interval) is
+'Clear up what died while it booked: record it, validate it, or queue it for a person.';
+
+grant execute on function guard.begin_booking(text, bigint, jsonb) to guard_app;
+grant execute on function guard.mark_remote_booked(text, text) to guard_app;
+grant execute on function guard.record_booking(text, jsonb) to guard_app;
+grant execute on function guard.validate_booking(text) to guard_app;
+grant execute on function guard.fail_booking(text, text) to guard_app;
+grant execute on function guard.recover_intents(interval) to guard_app, guard_operator;

@@ -1,0 +1,123 @@
+"""The review queue under several people at once, and webhooks under several deliveries at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+
+import psycopg
+import pytest
+
+from tests.databases import RunGuard
+
+
+@pytest.fixture
+def queue(database: str) -> str:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("insert into companies (id, name) values (1, 'A')")
+        connection.execute(
+            "insert into calls (id, company_id, direction, retell_call_id, booking_id)"
+            " select g, 1, 'inbound', 'call_' || g, 'bk_' || g from generate_series(1, 60) g"
+        )
+    return database
+
+
+def together(dsn: str, statements: list[str]) -> list[list[tuple[object, ...]]]:
+    """Run each statement in a session of its own, all at once."""
+    results: list[list[tuple[object, ...]]] = [[] for _ in statements]
+    gate = threading.Barrier(len(statements))
+
+    def run(position: int) -> None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            gate.wait()
+            results[position] = connection.execute(statements[position].encode()).fetchall()
+
+    threads = [threading.Thread(target=run, args=(position,)) for position in range(len(statements))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_two_people_never_get_one_item(queue: str) -> None:
+    with psycopg.connect(queue, autocommit=True) as connection:
+        connection.execute("select guard.queue_review(g, 'x') from generate_series(1, 60) g")
+    taken: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def work(name: str) -> None:
+        with psycopg.connect(queue, autocommit=True) as connection:
+            while row := connection.execute("select id from guard.take_review(%s)", (name,)).fetchone():
+                with lock:
+                    taken[row[0]] += 1
+
+    people = [threading.Thread(target=work, args=(f"p{n}",)) for n in range(8)]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert len(taken) == 60
+    assert set(taken.values()) == {1}
+
+
+def test_queueing_at_once_makes_one_item(queue: str) -> None:
+    items = together(queue, ["select guard.queue_review(1, 'x')"] * 8)
+    assert len({rows[0][0] for rows in items}) == 1
+
+
+def test_one_event_delivered_at_once_is_handled_once(queue: str) -> None:
+    event = json.dumps(
+        {
+            "triggerEvent": "BOOKING_CREATED",
+            "createdAt": "2026-01-01T10:00:00Z",
+            "payload": {"uid": "bk_1", "startTime": "2030-01-01T09:00:00Z", "endTime": "2030-01-01T09:30:00Z"},
+        }
+    )
+    actions = together(queue, [f"select action from guard.handle_booking_event('{event}')"] * 8)
+    assert Counter(rows[0][0] for rows in actions) == {"created": 1, "duplicate": 7}
+    with psycopg.connect(queue) as connection:
+        assert connection.execute("select count(*) from appointments").fetchone() == (1,)
+
+
+def test_a_webhook_and_a_booking_make_one_appointment(queue: str) -> None:
+    event = json.dumps(
+        {"triggerEvent": "BOOKING_CREATED", "createdAt": "2026-01-01T10:00:00Z", "payload": {"uid": "bk"}}
+    )
+    with psycopg.connect(queue, autocommit=True) as connection:
+        connection.execute("select guard.begin_booking('k', 1, '{}')")
+        connection.execute("select guard.mark_remote_booked('k', 'bk')")
+    together(
+        queue,
+        [
+            "select state from guard.record_booking('k', '{}')",
+            f"select action from guard.handle_booking_event('{event}')",
+        ],
+    )
+    with psycopg.connect(queue) as connection:
+        assert connection.execute("select call_id from appointments").fetchall() == [(1,)]
+        assert connection.execute("select appointment_id is not null from guard.booking_intents").fetchone() == (True,)
+
+
+def test_the_command_works_the_queue(queue: str, guard: RunGuard) -> None:
+    with psycopg.connect(queue, autocommit=True) as connection:
+        connection.execute("update calls set from_number = '+4915112345678' where id = 1")
+        connection.execute("select guard.rollback_booking(1, 'calcom_booking_failed')")
+    listed = json.loads(guard(queue, "review", "list", "--json").stdout)
+    assert [(item["call_id"], item["priority"]) for item in listed] == [(1, 2)]
+    taken = json.loads(guard(queue, "review", "take", "--as", "ann", "--json").stdout)
+    assert (taken["status"], taken["assignee"]) == ("in_progress", "ann")
+    item = str(taken["id"])
+    assert json.loads(guard(queue, "review", "release", item, "--json").stdout)["status"] == "pending"
+    resolved = json.loads(guard(queue, "review", "resolve", item, "called back", "--json").stdout)
+    assert (resolved["status"], resolved["resolution"]) == ("resolved", "called back")
+    again = guard(queue, "review", "resolve", item, "called back")
+    assert again.returncode == 1
+    assert "ZG305" in again.stderr
+    known = guard(queue, "call", "1", "--json").stdout
+    assert "booking_rolled_back" in [alert["alert_type"] for alert in json.loads(known)["alerts"]]
+    assert "5112345" not in known + guard(queue, "call", "1").stdout
+    unknown = guard(queue, "call", "99")
+    assert unknown.returncode == 1
+    assert "There is no call 99" in unknown.stderr

@@ -1,0 +1,192 @@
+"""guard verify: what may have been broken by hand, and the probe. What the ledger finds is in test_ledger.py."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from guard import verify
+from tests.catalog import catalog, execute, query, rollback, rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.databases import MakeDatabase, RunGuard
+
+
+def run(dsn: str) -> verify.Verification:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return verify.run(connection)
+
+
+def findings(dsn: str) -> set[tuple[str, str]]:
+    return {(finding["kind"], finding["object"]) for finding in run(dsn)["findings"]}
+
+
+@pytest.mark.parametrize("made", ["database", "adopted"])
+def test_sound(made: str, request: pytest.FixtureRequest, guard: RunGuard) -> None:
+    dsn = request.getfixturevalue(made)
+    assert run(dsn) == {"ok": True, "findings": [], "notes": []}
+    verified = guard(dsn, "verify")
+    assert verified.returncode == 0
+    assert verified.stdout == "ok: files, ledger and catalog agree, and every rule does what its mode says.\n"
+    assert json.loads(guard(dsn, "verify", "--json").stdout) == {"ok": True, "findings": [], "notes": []}
+
+
+@pytest.mark.parametrize("mode", ["off", "observe", "correct", "enforce"])
+@pytest.mark.parametrize("made", ["database", "adopted"])
+def test_sound_in_every_mode(made: str, mode: str, request: pytest.FixtureRequest) -> None:
+    """The rows of the probe are refused, repaired, recorded or let through, as the mode says."""
+    dsn = request.getfixturevalue(made)
+    execute(dsn, f"update guard.rules set mode = '{mode}' where enforceable or '{mode}' <> 'enforce'")
+    assert run(dsn) == {"ok": True, "findings": [], "notes": []}
+
+
+@pytest.mark.parametrize("percent", [0, 1, 50])
+def test_sound_at_any_rollout(percent: int, adopted: str) -> None:
+    execute(adopted, f"update guard.rules set mode = 'correct', rollout_pct = {percent}")
+    assert run(adopted)["ok"]
+    execute(adopted, f"update guard.rules set mode = 'enforce', rollout_pct = {percent} where enforceable")
+    assert run(adopted)["ok"]
+
+
+@pytest.mark.parametrize("made", ["database", "adopted"])
+def test_nothing_is_left_behind(made: str, request: pytest.FixtureRequest) -> None:
+    dsn = request.getfixturevalue(made)
+    counters = "select schemaname, sequencename, last_value from pg_sequences where schemaname = 'public' order by 1, 2"
+    kept = "select (select count(*) from guard.data_consistency_alerts), (select count(*) from guard.pending_checks)"
+    before = catalog(dsn), rows(dsn), query(dsn, counters), query(dsn, kept)
+    assert run(dsn)["ok"]
+    assert (catalog(dsn), rows(dsn), query(dsn, counters), query(dsn, kept)) == before
+
+
+def test_never_installed(legacy: str, make_database: MakeDatabase, guard: RunGuard) -> None:
+    for dsn in (legacy, make_database()):
+        found = guard(dsn, "verify", "--json")
+        assert found.returncode == 2
+        assert json.loads(found.stdout)["findings"] == [
+            {"kind": "pending", "object": "guard is not installed", "fix": "guard apply"}
+        ]
+
+
+@pytest.mark.parametrize("last", ["0001.roles", "0002.ledger", "0006.application-grants", "0011.period"])
+def test_installed_in_part(last: str, adopted: str, guard: RunGuard) -> None:
+    rollback(adopted, to=last)
+    found = guard(adopted, "verify", "--json")
+    assert found.returncode == 2, found.stderr
+    kinds = {
+        (finding["kind"], finding["object"].split(" ")[0].split("/")[0])
+        for finding in json.loads(found.stdout)["findings"]
+    }
+    assert kinds == {("pending", "migration"), ("pending", "sql")}
+
+
+BROKEN = {
+    "not_validated": (
+        ["alter table calls add constraint guard_missing_direction check (direction is not null) not valid"],
+        {("not_validated", "constraint guard_missing_direction on calls")},
+    ),
+    "missing_extension": (
+        ["drop extension btree_gist cascade"],
+        {
+            ("missing_extension", "btree_gist"),
+            ("missing", "index public.guard_appointments_staff_period"),
+        },
+    ),
+    "unknown time zone": (
+        ["update guard.settings set value = 'Mars/Olympus' where name = 'app_timezone'"],
+        {("time_zone", "setting app_timezone is 'Mars/Olympus'")},
+    ),
+    "time zone west of the application's": (
+        ["update calls set created_at = localtimestamp + interval '2 hours' where id = 7"],
+        {("time_zone", "the newest call was created 120 minutes from now")},
+    ),
+    "fault": (
+        ["insert into guard.faults (place, errcode, message) values ('note_claims', '42P01', 'no [/b] table')"],
+        {("fault", "1 faults of guard's own in the last day, the last one in note_claims: no [/b] table")},
+    ),
+    "probe": (
+        [
+            "create function undo() returns trigger language plpgsql as"
+            " 'begin new.guard_corrections := null; return new; end'",
+            "create trigger zz_undo before insert or update on calls for each row"
+            " when (new.direction is null) execute function undo()",
+        ],
+        {
+            (
+                "probe",
+                "rule missing_direction at observe: a bad row was let through, and should have been recorded",
+            )
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "found"), BROKEN.values(), ids=BROKEN.keys())
+def test_broken(changes: list[str], found: set[tuple[str, str]], adopted: str, guard: RunGuard) -> None:
+    execute(adopted, *changes)
+    assert findings(adopted) == found
+    printed = guard(adopted, "verify")
+    assert (printed.returncode, printed.stderr) == (2, "")
+    assert printed.stdout.startswith("kind ")
+
+
+def test_old_fault_is_forgotten(adopted: str) -> None:
+    execute(
+        adopted,
+        "insert into guard.faults (place, errcode, message, created_at)"
+        " values ('note_claims', '42P01', 'no table', now() - interval '25 hours')",
+    )
+    assert run(adopted)["ok"]
+
+
+def test_row_security_that_guard_is_subject_to(adopted: str) -> None:
+    execute(adopted, "alter table calls enable row level security")
+    assert run(adopted)["ok"]
+    execute(adopted, "alter role guard_owner nobypassrls")
+    try:
+        assert findings(adopted) == {("row_security", "table calls")}
+    finally:
+        execute(adopted, "alter role guard_owner bypassrls")
+
+
+def test_triggers_that_do_not_fire(adopted: str) -> None:
+    """A role that replicates fires no trigger: the probe sees it, the catalog does not."""
+    kinds = {kind for kind, _ in findings(make_conninfo(adopted, options="-c session_replication_role=replica"))}
+    assert kinds == {"probe"}
+
+
+def test_read_only_session_is_not_probed(adopted: str, guard: RunGuard) -> None:
+    result = run(make_conninfo(adopted, options="-c default_transaction_read_only=on"))
+    assert result["ok"]
+    assert len(result["notes"]) == 11
+    assert "read-only transaction" in result["notes"][0]
+
+
+def test_application_trigger_that_refuses_the_probe_is_noted(adopted: str, guard: RunGuard) -> None:
+    execute(adopted, "alter table calls add constraint positive check (id > 0)")
+    result = run(adopted)
+    assert result["ok"]
+    assert result["notes"][0].startswith(
+        "appointment_made_mismatch was not probed: the probe rows could not be written"
+    )
+    assert "note: appointment_made_mismatch was not probed" in guard(adopted, "verify").stdout
+
+
+def test_own_table_is_probed_with_its_constraints(database: str) -> None:
+    """With the unique index in force an insert is refused at any mode."""
+    execute(database, "update guard.rules set mode = 'observe' where rule = 'duplicate_booking'")
+    assert run(database)["ok"]
+    execute(database, "drop index guard_duplicate_booking")
+    assert run(database)["ok"]
+
+
+def test_verify_needs_no_files_in_the_working_folder(
+    adopted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guard: RunGuard
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert guard(adopted, "verify").returncode == 0
