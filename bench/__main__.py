@@ -10,10 +10,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import triggers
+from bench import breaker, triggers
 from bench.server import scratch_server
 
-BENCHES = {"triggers": triggers}
+BENCHES: dict[str, Any] = {"triggers": triggers, "breaker": breaker}
 
 
 @click.command()

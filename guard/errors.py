@@ -62,24 +62,35 @@ class SignatureError(GuardError):
     default_fix = "Drop it, and check that sender and receiver have the same secret."
 
 
-class CircuitOpenError(GuardError):
-    """The circuit is open: the calendar is not called."""
-
-    default_fix = "Try again after retry_after seconds."
-
-    def __init__(self, message: str | None = None, *, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class OperationTimeoutError(GuardError):
-    """The operation did not end in time; what it does late is discarded."""
-
-    default_fix = "Look whether it took effect before doing it again."
-
-
 class RefusedError(GuardError):
     """A rule at `enforce` refused the write."""
+
+
+class CircuitOpenError(GuardError):
+    """The circuit is open: the call was not made. `retry_after` says in how many seconds to ask again."""
+
+    default_fix = "Wait for retry_after seconds, or see `guard breaker show`."
+
+    def __init__(self, key: str, state: str, retry_after: float) -> None:
+        # made for each call that is refused: its words are put together when somebody reads them
+        Exception.__init__(self, key, state, retry_after)
+        self.key = key
+        self.state = state
+        self.retry_after = retry_after
+        self.fix = self.default_fix
+
+    @property
+    def message(self) -> str:  # type: ignore[override]  # an attribute elsewhere
+        return f"The circuit {self.key} is {self.state}: try again in {self.retry_after:.1f} s."
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class OperationTimeoutError(GuardError, TimeoutError):
+    """The operation took longer than it was given."""
+
+    default_fix = "Look whether it took effect before doing it again."
 
 
 _FIXES = {

@@ -41,9 +41,9 @@ select is_empty(
     where f.proname not in (
         -- interfaces: called by applications, operators and the command
         'set_rule', 'set_setting', 'probe_rule', 'constraint_statements', 'register_rule', 'ensure_alert_partitions',
-        'period', 'instant', 'setting', 'index_in_force', 'constraint_state',
-        'take_review', 'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked',
-    'validate_booking',
+        'period', 'instant', 'setting', 'index_in_force', 'constraint_state', 'breaker_key', 'breaker_acquire',
+        'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
+        'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
         'recover_intents', 'handle_call_ended', 'handle_booking_event'
     )
     and not exists (

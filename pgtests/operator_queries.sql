@@ -1,6 +1,6 @@
 -- The queries that operators have had since before guard run unchanged.
 begin;
-select plan(4);
+select plan(6);
 
 set local search_path = guard, public, tap;
 select lives_ok(
@@ -29,6 +29,15 @@ select bag_has(
     ('after_insert_appointment_sync_call', 'INSERT', 'appointments'),
     ('after_delete_appointment_sync_call', 'DELETE', 'appointments')$$,
     'the triggers by the names that they know'
+);
+
+select lives_ok(
+    $$select circuit_key, state, failure_count, last_failure_at from circuit_breaker_states where state != 'closed'$$,
+    'circuits that are not closed'
+);
+select lives_ok(
+    $$select avg(extract(epoch from (closed_at - opened_at))) as avg_recovery_seconds from circuit_breaker_states
+      where closed_at is not null and opened_at >= now() - interval '1 day'$$, 'how long recovery takes'
 );
 
 select * from finish();

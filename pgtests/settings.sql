@@ -1,6 +1,6 @@
 -- Settings are rows with a unit and a default; a change is checked and audited.
 begin;
-select plan(8);
+select plan(12);
 
 select is(guard.setting('app_timezone'), current_setting('TimeZone'), 'the zone starts as the server''s');
 select is(guard.setting('nope'), null, 'an unknown setting is null');
@@ -16,6 +16,10 @@ select throws_ok(
     $$select guard.set_setting('app_timezone', 'Berlin')$$, 'ZG002', null,
     'nor a zone that does not exist'
 );
+select throws_ok($$select guard.set_setting('cooldown_seconds', 'soon')$$, 'ZG003', null, 'nor a number that is none');
+select throws_ok($$select guard.set_setting('cooldown_seconds', null)$$, 'ZG003', null, 'nor nothing');
+select throws_ok($$select guard.set_setting('per_staff', '1')$$, 'ZG003', null, 'nor a truth value that is none');
+select lives_ok($$select guard.set_setting('cooldown_seconds', '2.5')$$, 'a number can be set');
 
 set local timezone = 'Asia/Tokyo';
 select is(

@@ -141,7 +141,7 @@ def test_a_calendar_that_fails(booking: str, calendar: Calendar) -> None:
 def test_an_open_circuit_queues(booking: str, calendar: Calendar) -> None:
     class Open:
         def call(self, _operation: Callable[..., T], /, *_: Any) -> T:
-            raise CircuitOpenError(retry_after=12.5)
+            raise CircuitOpenError("calendar", "open", 12.5)
 
     result = BookingGuard(booking, Open()).book(1, request(1), remote(calendar, "k1"), key="k1")
     assert (result.state, result.reason, result.retry_after) == ("queued", "circuit_open", 12.5)

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import review, rules, schema, server
+from guard.cli import breaker, review, rules, schema, server
 from guard.cli.base import GuardGroup, State
 
 
@@ -16,11 +16,12 @@ from guard.cli.base import GuardGroup, State
     epilog="Exit status: 0 fine, 1 guard failed, 2 violations or drift found.",
 )
 @click.option("--dsn", envvar="GUARD_DSN", metavar="DSN", help="The database, as a libpq connection string.")
+@click.option("--redis-url", envvar="GUARD_REDIS_URL", metavar="URL", help="The Redis that circuits live in, if any.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="booking-guard", prog_name="guard")
 @click.pass_context
-def main(context: click.Context, dsn: str | None, as_json: bool, debug: bool) -> None:
+def main(context: click.Context, dsn: str | None, redis_url: str | None, as_json: bool, debug: bool) -> None:
     """Keep a booking database true.
 
     Commands work on --dsn (or GUARD_DSN), else on the server that libpq's PG* variables name, else on the
@@ -28,7 +29,7 @@ def main(context: click.Context, dsn: str | None, as_json: bool, debug: bool) ->
     """
     # local timestamps are in the server's zone, whatever the zone of this terminal
     os.environ.pop("PGTZ", None)
-    context.obj = State(dsn=dsn, as_json=as_json, debug=debug)
+    context.obj = State(dsn=dsn, as_json=as_json, debug=debug, redis_url=redis_url)
 
 
 for command in (
@@ -41,6 +42,7 @@ for command in (
     schema.verify,
     schema.rollback,
     rules.rules,
+    breaker.breaker,
     review.review,
     review.intents,
     review.call,

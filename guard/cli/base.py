@@ -33,6 +33,7 @@ class State:
     dsn: str | None
     as_json: bool
     debug: bool
+    redis_url: str | None = None
 
     def __post_init__(self) -> None:
         self.out = _console()

@@ -2,7 +2,8 @@
 -- provides: function guard.set_setting(text, text)
 --
 -- Settings are rows, so that an application in any language, a view and a trigger read the same value.
--- Raises ZG001 for a name that is not registered, ZG002 for a value that its setting cannot take.
+-- Raises ZG001 for a name that is not registered, ZG002 for a zone that does not exist, ZG003 for a value of another
+-- kind than the setting's default.
 
 create or replace function guard.setting(p_name text)
 returns text
@@ -45,6 +46,16 @@ begin
             errcode = 'ZG002',
             message = format('%L is not a time zone', p_value),
             hint = 'use a name of pg_timezone_names, such as UTC or Europe/Berlin';
+    end if;
+    if
+        p_value is null
+        or (v_before.default_value ~ '^\d+(\.\d+)?$' and p_value !~ '^\d{1,9}(\.\d{1,6})?$')
+        or (v_before.default_value in ('true', 'false') and p_value not in ('true', 'false'))
+    then
+        raise exception using
+            errcode = 'ZG003',
+            message = format('%s cannot be %s', p_name, coalesce(quote_literal(left(p_value, 60)), 'null')),
+            hint = format('Its default is %s, and its unit: %s.', v_before.default_value, v_before.unit);
     end if;
     update guard.settings as s set value = p_value, updated_at = now() where s.name = p_name returning s.* into v_after;
     insert into guard.audit_log (action, object, before, after)
