@@ -12,9 +12,9 @@ values (1, 1, 'r1', 'outbound', 1, 'linked', 'manual', 80);
 
 insert into public.calls (company_id, retell_call_id, status, customer_id) values (1, 'r1', 'ended', 1)
 on conflict (retell_call_id) do update set
-status = excluded.status,
-direction = coalesce(excluded.direction, public.calls.direction),
-customer_link_method = coalesce(excluded.customer_link_method, public.calls.customer_link_method);
+    status = excluded.status,
+    direction = coalesce(excluded.direction, public.calls.direction),
+    customer_link_method = coalesce(excluded.customer_link_method, public.calls.customer_link_method);
 select results_eq(
     'select status, direction, customer_link_method from public.calls',
     $$values ('ended', 'outbound', 'manual')$$, 'what the application did not propose is not made up for it'
