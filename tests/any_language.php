@@ -24,7 +24,7 @@ for ($attempt = 0; $attempt < 5; $attempt++) {
     if (!$admission['allowed']) {
         break;
     }
-    row($db, 'select state from guard.breaker_record(?, ?, ?, ?)', [$key, $admission['token'], 'failure', 'Timeout']);
+    row($db, 'select guard.breaker_record(?, ?, ?, ?) as state', [$key, $admission['token'], 'failure', 'Timeout']);
     $failures++;
 }
 
