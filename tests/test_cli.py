@@ -146,15 +146,15 @@ def test_traceback_only_with_debug(legacy: str, guard: RunGuard) -> None:
     assert "guard.errors.GuardError: Guard is not installed in this database." in debugged.stderr
 
 
-def test_exit_statuses(legacy: str, make_database: MakeDatabase, guard: RunGuard) -> None:
+def test_exit_statuses(legacy: str, make_database: MakeDatabase) -> None:
     empty = make_database()
-    assert guard(empty, "audit").returncode == 1
-    assert guard(empty, "verify").returncode == 2
-    assert guard(legacy, "audit").returncode == 2
-    assert guard(legacy, "plan").returncode == 0
-    assert guard(empty, "apply").returncode == 0
-    assert guard(empty, "audit").returncode == 0
-    assert guard(empty, "verify").returncode == 0
+    assert invoke(empty, "audit").exit_code == 1
+    assert invoke(empty, "verify").exit_code == 2
+    assert invoke(legacy, "audit").exit_code == 2
+    assert invoke(legacy, "plan").exit_code == 0
+    assert invoke(empty, "apply").exit_code == 0
+    assert invoke(empty, "audit").exit_code == 0
+    assert invoke(empty, "verify").exit_code == 0
 
 
 def test_lines_are_not_broken_where_nobody_looks(adopted: str) -> None:
