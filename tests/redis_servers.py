@@ -6,6 +6,7 @@ redis_cluster   the URL of a node of a Redis Cluster of three masters
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -24,14 +25,28 @@ class RedisServer:
 
     def __init__(self, *options: str) -> None:
         options = ("--save", "", "--appendonly", "no", "--loglevel", "warning", *options)
-        # a cluster's nodes talk to each other on a port 10,000 higher
-        self.port = port_for.select_random(set(range(20_000, 50_000)))
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._choose_port()
         self._options = options
         self._folder = tempfile.mkdtemp(prefix="guard-redis-")
         self._process: subprocess.Popen[bytes] | None = None
 
+    def _choose_port(self) -> None:
+        # below those that the system gives to clients, and so is the port 10,000 higher, where a cluster's nodes talk
+        self.port = port_for.select_random(set(range(12_000, 22_000)))
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
     def start(self) -> RedisServer:
+        """Start it, on its port if it ran before, and wait until it answers."""
+        for _ in range(5):
+            first = self._process is None
+            if self._run():
+                return self
+            assert first, "redis-server did not start again"
+            self._process = None
+            self._choose_port()  # somebody else was quicker
+        raise AssertionError("redis-server found no port")
+
+    def _run(self) -> bool:
         self._process = subprocess.Popen(
             ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder, *self._options],
             stdout=subprocess.DEVNULL,
@@ -40,9 +55,11 @@ class RedisServer:
         while True:
             try:
                 with redis.Redis(port=self.port) as client:
-                    client.ping()
-                return self
+                    mine = client.info("server")["process_id"] == self._process.pid
+                return mine and self._process.poll() is None
             except redis.ConnectionError:
+                if self._process.poll() is not None:
+                    return False
                 assert time.monotonic() < until, "redis-server did not start"
                 time.sleep(0.01)
 
@@ -88,18 +105,21 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[str]:
     options = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000")
-    nodes = [RedisServer(*options).start() for _ in range(3)]
-    addresses = [f"127.0.0.1:{node.port}" for node in nodes]
-    subprocess.run(
-        ["redis-cli", "--cluster", "create", *addresses, "--cluster-replicas", "0", "--cluster-yes"],
-        check=True,
-        capture_output=True,
-    )
-    for node in nodes:
-        until = time.monotonic() + 30
-        while node.client.cluster("INFO")["cluster_state"] != "ok":
-            assert time.monotonic() < until, "the cluster did not form"
-            time.sleep(0.05)
-    yield nodes[0].url
-    for node in nodes:
-        node.remove()
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for _ in range(3):
+            node = RedisServer(*options)
+            stack.callback(node.remove)
+            nodes.append(node.start())
+        addresses = [f"127.0.0.1:{node.port}" for node in nodes]
+        subprocess.run(
+            ["redis-cli", "--cluster", "create", *addresses, "--cluster-replicas", "0", "--cluster-yes"],
+            check=True,
+            capture_output=True,
+        )
+        for node in nodes:
+            until = time.monotonic() + 30
+            while node.client.cluster("INFO")["cluster_state"] != "ok":
+                assert time.monotonic() < until, "the cluster did not form"
+                time.sleep(0.05)
+        yield nodes[0].url
