@@ -19,7 +19,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import port_for
@@ -78,9 +80,9 @@ class Databases:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[PostgreSQLExecutor]:
-    """The PostgreSQL process: host, port, user; its data are thrown away, so nothing waits for the disk."""
+@contextmanager
+def temporary_server() -> Iterator[PostgreSQLExecutor]:
+    """A PostgreSQL of its own; its data are thrown away, so nothing waits for the disk."""
     with tempfile.TemporaryDirectory(prefix="guard-tests-") as folder:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
@@ -98,7 +100,29 @@ def server() -> Iterator[PostgreSQLExecutor]:
             postgres_options="-c synchronous_commit=off -c full_page_writes=off -c max_connections=100",
         )
         with executor:
+            _wait_until_ready(executor)
             yield executor
+
+
+def _wait_until_ready(server: PostgreSQLExecutor, seconds: float = 60) -> None:
+    """The executor goes by the process: under load the server may still be starting up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            psycopg.connect(host=server.host, port=server.port, user=server.user, dbname="postgres").close()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgreSQLExecutor]:
+    """The PostgreSQL process: host, port, user."""
+    with temporary_server() as executor:
+        yield executor
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,13 +13,12 @@ import port_for
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from pytest_postgresql.executors import PostgreSQLExecutor
 
 from guard import rules as registry
 from guard import verify
 from guard.errors import UnsuitableDatabaseError
 from tests.catalog import apply, execute, query, rollback, rows, schema
-from tests.databases import PROJECT, Databases
+from tests.databases import PROJECT, Databases, temporary_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -331,23 +329,8 @@ def test_grace_is_counted_from_the_right_instant(zone: str, legacy: str) -> None
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Databases]:
     """A server of its own: roles belong to a whole cluster."""
-    with tempfile.TemporaryDirectory(prefix="guard-roles-") as folder:
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres", "postgres")
-        executor = PostgreSQLExecutor(
-            executable=str(Path(__file__).with_name("pg_ctl-as-postgres")),
-            host="127.0.0.1",
-            port=port_for.select_random(),
-            user="postgres",
-            dbname="postgres",
-            datadir=f"{folder}/data",
-            unixsocketdir=folder,
-            logfile=f"{folder}/log",
-            startparams="-w",
-            postgres_options="-c synchronous_commit=off -c full_page_writes=off",
-        )
-        with executor:
-            yield Databases(executor)
+    with temporary_server() as executor:
+        yield Databases(executor)
 
 
 @pytest.fixture
