@@ -167,7 +167,7 @@ class Ratio:
         return cls(min(ones) / min(others), min(within), max(within))
 
     def __str__(self) -> str:
-        return f"{self.best:.2f} ({self.low:.2f}-{self.high:.2f})"
+        return f"{_round(self.best)} ({_round(self.low)}-{_round(self.high)})"
 
 
 @dataclass
@@ -273,6 +273,10 @@ LEGEND = (
     "Floor: the statement, and one UPDATE of its calls by hand. Row-level: the triggers of the first design. "
     "Saving: what they add to no triggers, as a multiple of what guard adds; of what the floor adds."
 )
+
+
+def _round(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
 
 
 def _verdict(met: bool) -> str:

@@ -113,15 +113,20 @@ def _rights(connection: Connection, tables: list[str]) -> list[str]:
         from pg_catalog.pg_class as c
         where c.relnamespace = 'public'::regnamespace and c.relname = any(%(tables)s) and c.relkind <> 'r'
         union all
-        select case when r.rolname is null
-            then format('%%I may not create roles, and %%s does not exist', current_user, wanted.rolname)
-            else format('%%I may not create roles, and is not a member of %%s', current_user, wanted.rolname)
-        end
-        from unnest(array['guard_owner', 'guard_app', 'guard_operator', 'guard_reader', 'guard_monitor'])
+        select format('%%I may not create roles, and %%s does not exist', u.rolname, wanted.rolname)
+        from pg_catalog.pg_roles as u
+        cross join unnest(array['guard_owner', 'guard_app', 'guard_operator', 'guard_reader', 'guard_monitor'])
             as wanted (rolname)
-        left join pg_catalog.pg_roles as r on wanted.rolname = r.rolname
-        where not (select u.rolsuper or u.rolcreaterole from pg_catalog.pg_roles as u where u.rolname = current_user)
-            and (r.rolname is null or (r.rolname = 'guard_owner' and not pg_has_role(current_user, r.oid, 'usage')))
+        where u.rolname = current_user and not (u.rolsuper or u.rolcreaterole)
+            and not exists (select from pg_catalog.pg_roles as r where r.rolname = wanted.rolname)
+        union all
+        select format('%%I is not a member of guard_owner, and may not grant it to itself', u.rolname)
+        from pg_catalog.pg_roles as u
+        inner join pg_catalog.pg_roles as r on r.rolname = 'guard_owner'
+        where u.rolname = current_user and not u.rolsuper
+            and not pg_has_role(u.oid, r.oid, 'usage')
+            and not pg_has_role(u.oid, r.oid, 'member with admin option')
+            and not (u.rolcreaterole and current_setting('server_version_num')::integer < 160000)
         union all
         select format('%%I does not inherit the rights of the roles that it is a member of', r.rolname)
         from pg_catalog.pg_roles as r where r.rolname = current_user and not (r.rolinherit or r.rolsuper)

@@ -139,6 +139,17 @@ def test_missing_rights_are_told(reader: str, legacy: str) -> None:
     assert refused.stderr.startswith("guard: permission denied for table appointments [42501]. Connect as a role")
 
 
+def test_rows_that_a_policy_hides_are_not_left_out_on_the_quiet(reader: str, legacy: str) -> None:
+    execute(
+        legacy,
+        "alter table calls enable row level security",
+        f"create policy one_company on calls to {reader} using (company_id = 1)",
+    )
+    refused = invoke(make_conninfo(legacy, user=reader), "audit")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert 'would be affected by row-level security policy for table "calls" [42501]' in refused.stderr
+
+
 def test_rule_whose_columns_are_missing_says_so(legacy: str) -> None:
     execute(legacy, "alter table calls drop column customer_link_method")
     result = json.loads(invoke(legacy, "audit", "--json").stdout)
