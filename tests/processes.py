@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,34 @@ def transaction(dsn: str, *statements: str) -> Iterator[psycopg.Connection]:
             yield connection
         finally:
             connection.rollback()
+
+
+@contextmanager
+def writer(dsn: str) -> Iterator[list[psycopg.Error]]:
+    """Writes calls and appointments of the legacy database all the while; the errors that it met."""
+    stop = threading.Event()
+    failures: list[psycopg.Error] = []
+
+    def write() -> None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("set lock_timeout = '5s'")
+            while not stop.is_set():
+                try:
+                    with connection.transaction():
+                        connection.execute("insert into appointments (company_id, call_id) values (1, 50)")
+                        connection.execute("update calls set updated_at = updated_at where id % 100 = 50")
+                    connection.execute("delete from appointments where call_id = 50 and id > 430")
+                    connection.execute("insert into calls (company_id, appointment_made) values (1, false)")
+                except psycopg.Error as error:
+                    failures.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        thread.join()
 
 
 def wait_until(dsn: str, question: str, process: subprocess.Popen[str] | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from guard import install, locks
 from guard.errors import GuardError, LockTimeoutError
 from tests.catalog import MIGRATIONS, apply, catalog, execute, query, rollback, rows, schema
 from tests.databases import PROJECT
-from tests.processes import WAITING, invoke, start, transaction, wait_until
+from tests.processes import WAITING, invoke, start, transaction, wait_until, writer
 
 if TYPE_CHECKING:
     from tests.databases import MakeDatabase, RunGuard
@@ -386,27 +385,20 @@ def test_index_that_was_lost_is_found_and_rebuilt(made: str, adopted: str, guard
     assert guard(adopted, "verify").returncode == 0
 
 
-def test_concurrent_writers_while_it_is_applied(legacy: str) -> None:
-    """No write fails, deadlocks or waits for long while guard is being installed."""
-    stop = threading.Event()
-    failures: list[BaseException] = []
-
-    def write() -> None:
-        try:
-            with psycopg.connect(legacy, autocommit=True) as connection:
-                connection.execute("set lock_timeout = '5s'")
-                while not stop.is_set():
-                    connection.execute("update calls set updated_at = updated_at where id % 100 = 50")
-                    connection.execute("insert into appointments (company_id, call_id) values (1, 50)")
-                    connection.execute("delete from appointments where call_id = 50 and company_id = 1 and id > 430")
-        except psycopg.Error as error:
-            failures.append(error)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+def test_writers_while_it_is_applied(legacy: str) -> None:
+    """No write fails, deadlocks or waits for long while guard is installed."""
+    with writer(legacy) as failures:
         apply(legacy)
-    finally:
-        stop.set()
-        writer.join()
     assert failures == []
+
+
+def test_writers_while_it_is_applied_again(adopted: str) -> None:
+    execute(
+        adopted,
+        "update guard.rules set mode = 'correct'",
+        "update guard.objects set checksum = 'older' where kind <> 'migration'",
+    )
+    with writer(adopted) as failures:
+        apply(adopted)
+    assert failures == []
+    assert query(adopted, "select place, message from guard.faults") == []

@@ -10,7 +10,7 @@ import pytest
 
 from guard.errors import GuardError
 from tests.catalog import MIGRATIONS, apply, catalog, execute, query, rollback, rows, schema
-from tests.processes import invoke
+from tests.processes import invoke, writer
 
 if TYPE_CHECKING:
     from tests.databases import MakeDatabase, RunGuard
@@ -71,7 +71,7 @@ def test_nothing_is_rolled_back_without_its_export(adopted: str, tmp_path: Path)
 def test_tables_that_guard_made_go_if_they_are_empty(database: str, make_database: MakeDatabase) -> None:
     execute(database, "insert into companies (id, name) values (1, 'One')")
     before = rows(database)
-    rollback(database, everything=True)
+    assert "table public.companies holds rows and stays" in rollback(database, everything=True)
     assert query(database, "select relname from pg_class where relnamespace = 'public'::regnamespace order by 1") == [
         ("companies",),
         ("companies_id_seq",),
@@ -126,6 +126,15 @@ def test_view_of_an_operators_own_is_not_dropped_on_the_quiet(adopted: str, lega
 
     execute(adopted, "drop view public.mine")
     rollback(adopted, everything=True)
+    assert schema(adopted) == schema(legacy)
+
+
+@pytest.mark.parametrize("mode", ["observe", "correct"])
+def test_writers_while_it_is_rolled_back(mode: str, adopted: str, legacy: str) -> None:
+    execute(adopted, f"update guard.rules set mode = '{mode}'")
+    with writer(adopted) as failures:
+        rollback(adopted, everything=True)
+    assert failures == []
     assert schema(adopted) == schema(legacy)
 
 
