@@ -111,7 +111,7 @@ declare
     v_gained constant bigint[] := array(
         select distinct n.call_id
         from new_rows as n
-        where exists (select from public.appointments as a where a.call_id = n.call_id)
+        where (select true from public.appointments as a where a.call_id = n.call_id limit 1)
     );
     v_foreign bigint[];
     v_marked bigint[];
