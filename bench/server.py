@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from psycopg.rows import TupleRow
 from guard import database
 from guard.server import EmbeddedServer
 
-#: No variant waits for the disk, and no checkpoint falls into a measurement: such waits are the same on both sides of
-#: a ratio and would flatter it.
+#: Nothing waits for the disk, and no checkpoint falls into a measurement: such waits are the same on both sides of a
+#: ratio and would flatter it.
 SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "fsync": "off"}
 
 Connection = psycopg.Connection[TupleRow]
@@ -28,9 +29,10 @@ Connection = psycopg.Connection[TupleRow]
 class Server:
     """Makes databases, and removes them together with the roles that came with guard."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, *, throwaway: bool) -> None:
         self._dsn = dsn
         self._made: list[str] = []
+        self._throwaway = throwaway
         with self.connect() as connection:
             self.version = str(connection.info.parameter_status("server_version"))
             self._roles_before = _guard_roles(connection)
@@ -41,8 +43,19 @@ class Server:
             self._address(name), autocommit=True, prepare_threshold=None, cursor_factory=psycopg.RawCursor
         )
         connection.execute("set synchronous_commit = off")
+        connection.execute("set max_parallel_workers_per_gather = 0")
         connection.execute("set client_min_messages = warning")
         return connection
+
+    def clock(self, connection: Connection) -> Callable[[], float]:
+        """Seconds that the connection's process on the server has computed for, whatever else the machine does.
+
+        Elsewhere than on Linux, and on a server that was not started here, the time of day.
+        """
+        used = Path(f"/proc/{connection.info.backend_pid}/schedstat")
+        if self._throwaway and used.exists():
+            return lambda: int(used.read_text().split()[0]) / 1e9
+        return time.perf_counter
 
     def create(self, name: str, template: str | None = None) -> None:
         """Make an empty database, or a copy of one made here that nobody is connected to."""
@@ -89,7 +102,8 @@ def _guard_roles(connection: Connection) -> set[str]:
 def scratch_server() -> Iterator[Server]:
     """A server to measure on; what was made there is gone when the block ends."""
     with contextlib.ExitStack() as stack:
-        server = Server(os.environ.get("GUARD_DSN") or stack.enter_context(_throwaway()))
+        dsn = os.environ.get("GUARD_DSN")
+        server = Server(dsn or stack.enter_context(_throwaway()), throwaway=not dsn)
         stack.callback(server.clean)
         yield server
 

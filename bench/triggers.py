@@ -10,7 +10,6 @@ the machine does only adds; the range of the ratios within one round shows how q
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 
 from psycopg import sql
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from bench.server import Connection, Server
@@ -31,7 +31,7 @@ HISTORY = 2_000
 #: The statements of one row each that are measured together; `mixed`: after so many of as many rows each.
 SINGLES, BULKS = 1_000, 6
 #: Rounds are as many as write about this many rows, within limits.
-ROWS_IN_ALL, FEWEST_ROUNDS, MOST_ROUNDS = 50_000, 3, 11
+ROWS_IN_ALL, FEWEST_ROUNDS, MOST_ROUNDS = 40_000, 2, 11
 
 SCHEMAS = {
     "brownfield": "the legacy schema as guard adopted it, every rule at correct",
@@ -77,8 +77,9 @@ DELETE = "delete from public.appointments where id between $1 and $2"
 class Subject:
     """A variant's database; the rows to write stand ready in its schema bench."""
 
-    def __init__(self, connection: Connection, variant: str) -> None:
+    def __init__(self, connection: Connection, clock: Callable[[], float], variant: str) -> None:
         self._connection = connection
+        self._clock = clock
         self._by_hand = variant == "floor"
         self._follows = variant not in ("bare", "none")
         for script in VARIANTS[variant]:
@@ -118,20 +119,20 @@ class Subject:
         by_hand = sql.SQL("execute link_call ({});" if self._by_hand else "")
         statements = [statement.format(sql.SQL(", ").join(row), by_hand.format(row[0])) for row in rows]
         queries = [composed.as_bytes(self._connection) for composed in statements]
-        start_time = time.perf_counter()
+        before = self._clock()
         for query in queries:
             self._connection.execute(query)
-        seconds = time.perf_counter() - start_time
+        seconds = self._clock() - before
         self._expect_linked((bulks + 1) * SINGLES)
         return seconds
 
     def _seconds(self, span: tuple[int, int], statement: str, by_hand: str | None = None) -> float:
         statements = [statement, _text(by_hand)] if by_hand and self._by_hand else [statement]
-        start = time.perf_counter()
+        before = self._clock()
         with self._connection.transaction():
             for query in statements:
                 self._connection.execute(query, span)
-        return time.perf_counter() - start
+        return self._clock() - before
 
     def _reset(self) -> None:
         with self._connection.transaction():
@@ -196,7 +197,7 @@ class Result:
         for schema, title in SCHEMAS.items():
             out.print(f"\n[bold]{schema}[/bold]: {title}")
             for relation, names in self.in_force[schema].items():
-                out.print(f"on {relation}: {', '.join(names)}", style="dim")
+                out.print(Padding(f"{relation}: {', '.join(names)}", (0, 0, 0, 2), style="dim"))
             for name in OPERATIONS:
                 out.print(self._table(schema, name))
             self._show_growth(schema, out)
@@ -249,14 +250,14 @@ class Result:
             out.print(f"{NAMES[variant]:>11}  {costs[0]:6.1f} us  {costs[1]:6.1f} us  {growth:+5.0%}{aim}")
 
     def _show_own_indexes(self, schema: str, out: Console) -> None:
-        out.print("\n[bold]No triggers: with guard's indexes and constraints, against without them[/bold]")
+        out.print("\n[bold]What guard's indexes and constraints cost: no triggers, with them against without[/bold]")
         for name, operation in OPERATIONS.items():
             if name != "mixed":
-                ratios = (
-                    f"{self._ratio(schema, name, rows, 'none', 'bare')} at {rows:,}"
+                costs = (
+                    f"{self._ratio(schema, name, rows, 'none', 'bare').best:.2f} at {rows:,}"
                     for rows in operation.sizes or self.sizes
                 )
-                out.print(f"{operation.title}: {', '.join(ratios)}")
+                out.print(f"{operation.title:44}{',  '.join(costs)}")
 
     def _ratio(self, schema: str, name: str, rows: int, variant: str, base: str) -> Ratio:
         ones, others = (self.seconds[schema, name, rows, which] for which in (variant, base))
@@ -268,11 +269,12 @@ class Result:
         return (slow - none) / (fast - none)
 
 
-LEGEND = (
-    "The fastest round counts. A ratio is to the milliseconds on its left; in brackets its range over the rounds. "
-    "Floor: the statement, and one UPDATE of its calls by hand. Row-level: the triggers of the first design. "
-    "Saving: what they add to no triggers, as a multiple of what guard adds; of what the floor adds."
-)
+LEGEND = """\
+time       what the session's process on the server computes; the fastest round counts
+ratios     to the time on their left; in brackets their range over the rounds
+floor      the statement, and one UPDATE of its calls by hand
+row-level  the triggers of this system's first design
+saving     what row-level triggers add to no triggers, as a multiple of what guard adds; of what the floor adds"""
 
 
 def _round(ratio: float) -> str:
@@ -294,7 +296,7 @@ def measure(server: Server, sizes: Sequence[int], progress: Callable[[str], None
             for variant in VARIANTS:
                 server.create(f"{schema}_{variant}", template=schema)
                 connection = stack.enter_context(server.connect(f"{schema}_{variant}"))
-                subjects[variant] = Subject(connection, variant)
+                subjects[variant] = Subject(connection, server.clock(connection), variant)
             result.in_force[schema] = _in_force(connection)
             for subject in subjects.values():
                 subject.write(min(sizes))  # the first is not counted: caches are cold

@@ -29,7 +29,7 @@ begin
     -- Guard's functions must see every row also where the application uses row-level security.
     if (select r.rolsuper from pg_catalog.pg_roles as r where r.rolname = current_user) then
         alter role guard_owner bypassrls;
-    elsif not pg_has_role(current_user, 'guard_owner', 'member') then
+    elsif not pg_has_role(current_user, 'guard_owner', 'usage') then
         execute format('grant guard_owner to %I', current_user);
     end if;
 end

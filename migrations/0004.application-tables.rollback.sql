@@ -16,7 +16,7 @@ begin
     loop
         execute format('select exists (select from %s)', v_table::regclass) into v_filled;
         if v_filled then
-            raise notice 'table % holds rows and stays', v_table;
+            raise warning 'table % holds rows and stays', v_table;
         else
             execute format('drop table %s', v_table::regclass);
         end if;

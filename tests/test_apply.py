@@ -55,6 +55,7 @@ def test_again_does_nothing(made: str, request: pytest.FixtureRequest, guard: Ru
     assert query(dsn, "select id, finished_at from guard.apply_runs") == runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["database", "adopted"])
 def test_apply_after_rollback_equals_apply(made: str, request: pytest.FixtureRequest) -> None:
     dsn = request.getfixturevalue(made)
@@ -192,6 +193,7 @@ def test_blocking_query_is_masked(query_text: str, shown: str) -> None:
     assert locks.masked(query_text) == shown
 
 
+@pytest.mark.slow
 def test_index_build_waits_for_an_old_snapshot_and_is_resumed(
     legacy: str, adopted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +394,7 @@ def test_writers_while_it_is_applied(legacy: str) -> None:
     assert failures == []
 
 
+@pytest.mark.slow
 def test_writers_while_it_is_applied_again(adopted: str) -> None:
     execute(
         adopted,

@@ -184,6 +184,7 @@ def test_emergency_stop_while_another_command_works(database: str, guard: RunGua
     assert registry.move(database, "duplicate_booking", "observe", 100)["constraint"] == "absent"
 
 
+@pytest.mark.slow
 def test_operator_moves_a_rule_but_does_not_own_the_table(database: str, guard: RunGuard) -> None:
     execute(database, "create role op login", "grant guard_operator to op")
     try:
@@ -200,6 +201,7 @@ def test_operator_moves_a_rule_but_does_not_own_the_table(database: str, guard: 
         execute(database, "drop owned by op", "drop role op")
 
 
+@pytest.mark.slow
 def test_killed_between_add_and_validate(adopted: str, guard: RunGuard) -> None:
     """Validation waits for a transaction that locks out weaker ones too; adding has been done by then."""
     execute(adopted, "update calls set direction = 'inbound' where direction is null")
@@ -275,6 +277,7 @@ def test_row_written_while_the_constraint_is_built(adopted: str, monkeypatch: py
     assert (result["message"] or "").startswith("1 rows stand in the way of its constraint guard_duplicate_booking")
 
 
+@pytest.mark.slow
 def test_concurrent_writers_while_the_constraint_is_installed(adopted: str) -> None:
     """A violation written meanwhile carries guard's mark, which the CHECK accepts, or is repaired."""
     execute(adopted, "update calls set direction = 'inbound' where direction is null")
@@ -383,6 +386,7 @@ def test_own_rule(adopted: str, own: Path, guard: RunGuard) -> None:
     assert {finding["kind"] for finding in json.loads(found.stdout)["findings"]} == {"orphaned"}
 
 
+@pytest.mark.slow
 def test_own_rule_goes_with_its_constraint(adopted: str, own: Path) -> None:
     before = catalog(adopted)
     execute(adopted, "update calls set from_number = 'withheld' where from_number is null")

@@ -47,6 +47,7 @@ def test_sound_in_every_mode(made: str, request: pytest.FixtureRequest) -> None:
         assert run(dsn) == {"ok": True, "findings": [], "notes": []}, mode
 
 
+@pytest.mark.slow
 def test_sound_at_any_rollout(adopted: str) -> None:
     for mode in ("correct", "enforce"):
         for percent in (0, 1, 50):
