@@ -30,13 +30,20 @@ update guard.rules set mode = 'observe';
 
 create temporary table wrong as
 select 'missing_direction' as rule, entity_id from guard.missing_direction
-union all select rule, entity_id from guard.session_outcome_mismatch
-union all select rule, entity_id from guard.appointment_made_mismatch
-union all select rule, entity_id from guard.missing_appointment
-union all select rule, entity_id from guard.orphaned_appointment
-union all select rule, entity_id from guard.inconsistent_link_status
-union all select rule, entity_id from guard.inconsistent_customer_link
-union all select rule, entity_id from guard.tenant_mismatch;
+union all
+select rule, entity_id from guard.session_outcome_mismatch
+union all
+select rule, entity_id from guard.appointment_made_mismatch
+union all
+select rule, entity_id from guard.missing_appointment
+union all
+select rule, entity_id from guard.orphaned_appointment
+union all
+select rule, entity_id from guard.inconsistent_link_status
+union all
+select rule, entity_id from guard.inconsistent_customer_link
+union all
+select rule, entity_id from guard.tenant_mismatch;
 select results_eq(
     'select rule, entity_id from wrong order by 1, 2',
     $$values
