@@ -102,6 +102,7 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set enable_seqscan = off
 set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_follow_pct constant integer := guard.follow_pct();
@@ -150,7 +151,14 @@ begin
             and n.company_id is distinct from (select c.company_id from public.calls as c where c.id = n.call_id)
         ),
         array_agg(n.id) filter (where n.guard_corrections is not null),
-        array_agg(n.id) filter (where n.calcom_v2_booking_id is not null and not v_unique),
+        array_agg(n.id) filter (
+            where not v_unique
+            and (
+                select true from public.appointments as a
+                where a.calcom_v2_booking_id = n.calcom_v2_booking_id and a.id <> n.id
+                limit 1
+            )
+        ),
         array_agg(n.id) filter (where n.staff_id is not null and n.starts_at is not null and not v_exclude)
     into v_foreign, v_marked, v_booked, v_planned
     from new_rows as n;
@@ -168,6 +176,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
 declare
     v_unique constant boolean := guard.index_in_force('duplicate_booking');
@@ -196,6 +205,11 @@ begin
         array_agg(n.id) filter (where n.guard_corrections is not null),
         array_agg(n.id) filter (
             where not v_unique and n.calcom_v2_booking_id is distinct from o.calcom_v2_booking_id
+            and (
+                select true from public.appointments as a
+                where a.calcom_v2_booking_id = n.calcom_v2_booking_id and a.id <> n.id
+                limit 1
+            )
         ),
         array_agg(n.id) filter (
             where not v_exclude
@@ -218,6 +232,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
 begin
     perform guard.calls_follow(array(select distinct o.call_id from old_rows as o where o.call_id is not null));
@@ -232,6 +247,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
 begin
     if guard.follow_pct() > 0 and current_setting('transaction_isolation') <> 'read committed' then
