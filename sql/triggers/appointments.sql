@@ -30,6 +30,10 @@
 -- Local timestamp columns are written in settings.app_timezone: set in a function with a `set timezone` clause, the
 -- zone ends with the function. guard.writer holds the trigger depth at which guard writes calls, so that the triggers
 -- on calls let that write be, and no write of an application's own trigger beneath it.
+-- Plans are cached for the session, and must suit one row as well as a bulk load: calls and other appointments are
+-- looked up by arrays and scalar subqueries, never by a join with a transition table, the old and the new rows meet in
+-- full joins, which are never nested loops, and plans are generic. Just-in-time compilation would cost more than it
+-- saves.
 -- TRUNCATE takes its lock after the snapshot of a transaction above READ COMMITTED, and would judge by what it cannot
 -- see: it is refused there (ZG020).
 -- All are security definer: whoever writes an appointment need not have rights on calls or on guard's tables.
@@ -89,9 +93,8 @@ begin
 end
 $$;
 
--- Calls are looked up by arrays and scalar subqueries, never by a join with the transition table: a plan is cached for
--- the session, and one that was made for a bulk load would read all calls for a single row later. With the other scans
--- off the index on calls is read in the order of ids, and two bulk loads lock their calls in the same order.
+-- With the other scans off the index on calls is read in the order of ids, and two bulk loads lock their calls in the
+-- same order.
 -- What an application's own trigger has deleted or moved since is not gained: hence the look at appointments.
 create or replace function guard.appointment_inserted()
 returns trigger
@@ -102,6 +105,7 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
@@ -176,6 +180,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 declare
@@ -212,13 +217,18 @@ begin
             )
         ),
         array_agg(n.id) filter (
-            where not v_exclude
-            and (n.staff_id, n.starts_at, n.ends_at, n.status)
-            is distinct from (o.staff_id, o.starts_at, o.ends_at, o.status)
+            where n.id is not null and not v_exclude
+            and (
+                n.staff_id, n.starts_at, n.ends_at,
+                n.status::text <> all('{cancelled,rejected,rescheduled,no_show}')
+            ) is distinct from (
+                o.staff_id, o.starts_at, o.ends_at,
+                o.status::text <> all('{cancelled,rejected,rescheduled,no_show}')
+            )
         )
     into v_foreign, v_marked, v_booked, v_planned
     from new_rows as n
-    left join old_rows as o on n.id = o.id;
+    full join old_rows as o on n.id = o.id;
     if coalesce(v_foreign, v_marked, v_booked, v_planned) is not null then
         perform guard.judge_appointments(v_foreign, v_marked, v_booked, v_planned);
     end if;
@@ -232,6 +242,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 begin
@@ -247,6 +258,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set jit = off
 as $$
 begin
