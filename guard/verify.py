@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from guard import ledger, migrations
+from guard import ledger, migrations, rules
 from guard.database import Connection
 
 ROLES = ("guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor")
@@ -41,6 +41,8 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
         functions_are_sound = not findings
         if applied.issuperset(migration.id for migration in migrations.shipped()):
             findings += _catalog(connection)
+        if functions_are_sound:
+            findings += _slipping_through(connection)
         if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
             findings += _clock(connection)
         if not findings:
@@ -159,6 +161,15 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
     ).fetchall()
     for kind, obj, fix in rows:
         yield {"kind": kind, "object": obj, "fix": fix}
+
+
+def _slipping_through(connection: Connection) -> Iterator[Finding]:
+    for rule in rules.slipping_through(connection):
+        yield {
+            "kind": "slips_through",
+            "object": f"rule {rule}: two sessions at once, since inconsistent_link_status stands too low",
+            "fix": "guard rules set inconsistent_link_status --mode correct",
+        }
 
 
 def _clock(connection: Connection) -> Iterator[Finding]:

@@ -24,7 +24,9 @@
 -- 3. The removing side too writes every affected call, also where an appointment remains: in REPEATABLE READ two
 --    removers that only locked would each see the other's row and both keep the call linked. A write makes one of them
 --    fail with a serialization error.
--- Locks: FOR NO KEY UPDATE on the affected calls; ROW EXCLUSIVE on the alerts where something is wrong.
+-- At enforce duplicates and overlaps are looked for in turns while their index is not in force (guard.take_turns): the
+-- one who waited looks with a new snapshot. In REPEATABLE READ there is none.
+-- Locks: advisory ones for these turns first; FOR NO KEY UPDATE on the affected calls; ROW EXCLUSIVE on the alerts where something is wrong.
 --
 -- The mode of inconsistent_link_status decides whether calls follow: at correct and enforce they do.
 -- Local timestamp columns are written in settings.app_timezone: set in a function with a `set timezone` clause, the
@@ -123,6 +125,16 @@ declare
     v_booked bigint[];
     v_planned bigint[];
 begin
+    if not v_unique and guard.is_enforced('duplicate_booking') then
+        perform guard.take_turns('duplicate_booking', array(
+            select hashtextextended(n.calcom_v2_booking_id::text, 0) from new_rows as n
+        ));
+    end if;
+    if not v_exclude and guard.is_enforced('overlapping_appointment') then
+        perform guard.take_turns('overlapping_appointment', array(
+            select hashint8extended(n.staff_id, 0) from new_rows as n
+        ));
+    end if;
     if v_follow_pct > 0 and v_gained <> '{}' then
         perform set_config('timezone', guard.setting('app_timezone'), true),
             set_config('guard.writer', pg_trigger_depth()::text, true);
@@ -191,6 +203,26 @@ declare
     v_booked bigint[];
     v_planned bigint[];
 begin
+    if not v_unique and guard.is_enforced('duplicate_booking') then
+        perform guard.take_turns('duplicate_booking', array(
+            select hashtextextended(written.booking_id::text, 0)
+            from (
+                select n.id, n.calcom_v2_booking_id as booking_id from new_rows as n
+                except
+                select o.id, o.calcom_v2_booking_id from old_rows as o
+            ) as written
+        ));
+    end if;
+    if not v_exclude and guard.is_enforced('overlapping_appointment') then
+        perform guard.take_turns('overlapping_appointment', array(
+            select hashint8extended(written.staff_id, 0)
+            from (
+                select n.id, n.staff_id, n.starts_at, n.ends_at, n.status from new_rows as n
+                except
+                select o.id, o.staff_id, o.starts_at, o.ends_at, o.status from old_rows as o
+            ) as written
+        ));
+    end if;
     perform guard.calls_follow(array(
         select distinct moved.call_id
         from old_rows as o
