@@ -435,7 +435,7 @@ def test_enforced_without_its_index(database: str, rule: str, isolation: str) ->
             with two_sessions(database, isolation) as (first, second):
                 outcomes = overlap(first, second, add.format(90 + number), other)
             assert outcomes == (DONE, expected, True), other
-            assert observer.execute(f"select from guard.{rule}").fetchall() == []  # type: ignore[arg-type]
+            assert observer.execute(f"select from guard.{rule}").fetchall() == []
             with two_sessions(database, isolation) as (first, second):
                 assert overlap(first, second, f"delete from appointments where id = {90 + number}", "select") == (
                     DONE,
