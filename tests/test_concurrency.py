@@ -371,6 +371,33 @@ def test_second_of_two_writes(database: str, meeting: Meeting) -> None:
             assert workload.contradictions(observer, workload.CORRECTED) == [], isolation
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("observe", DONE), ("correct", DONE), ("enforce", "ZG104")])
+def test_upsert_meets_a_call_that_is_deleted_meanwhile(database: str, mode: str, expected: str) -> None:
+    """It was let through as an update of a call that is there, and is judged as the insert that it became."""
+    with (
+        psycopg.connect(database, autocommit=True) as observer,
+        two_sessions(database) as (first, second),
+    ):
+        reset(observer)
+        stand(observer, "correct", missing_direction=mode)
+        first.begin()
+        assert first.run("delete from calls where id = 3") == DONE
+        second.start(
+            """
+            insert into calls (id, company_id, retell_call_id, status) values (9, 1, 'call_3', 'ended')
+            on conflict (retell_call_id) do update set status = excluded.status
+            """
+        )
+        assert second.is_blocked()
+        assert first.run("commit") == DONE
+        assert second.finish() == expected
+        written = observer.execute(
+            "select c.direction, a.auto_corrected from calls as c"
+            " left join guard.data_consistency_alerts as a on a.entity_id = c.id where c.retell_call_id = 'call_3'"
+        ).fetchall()
+        assert written == {"observe": [(None, False)], "correct": [("inbound", True)], "enforce": []}[mode]
+
+
 LOCKING = {
     "insert": "insert into appointments (company_id, call_id) select 1, i from generate_series(9, 1, -1) as i",
     "delete": "delete from appointments where call_id between 1 and 9",
