@@ -193,6 +193,12 @@ def _probe(connection: Connection, findings: list[Finding], notes: list[str]) ->
     if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
         notes.append("The probe was left out: the server is a standby.")
         return
+    row = connection.execute(
+        "select current_user::text, has_function_privilege('guard.probe_rule(text)', 'execute')"
+    ).fetchone()
+    if row is not None and not row[1]:
+        notes.append(f"The probe was left out: {row[0]} may not write on trial; a member of guard_operator may.")
+        return
     rows: list[tuple[str, str, str, str | None, bool | None, str | None]] = []
     with connection.transaction(force_rollback=True):
         connection.execute("set local lock_timeout = '1s'")

@@ -168,9 +168,11 @@ begin
         if guard.slips_through(p_rule) then
             raise exception using
                 errcode = 'ZG015',
-                message = format('%s cannot be enforced while inconsistent_link_status is not', p_rule),
+                message = format(
+                    '%s cannot be enforced while inconsistent_link_status stands below correct for 100 percent', p_rule
+                ),
                 detail = 'Two sessions at once would slip through: they meet at the calls that it writes.',
-                hint = 'Raise inconsistent_link_status to correct for 100 percent, or to enforce, first.';
+                hint = 'First: select guard.set_rule(''inconsistent_link_status'', ''correct'').';
         end if;
     end if;
     update guard.rules as r
