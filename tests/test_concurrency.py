@@ -129,6 +129,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "text", "instead", "isolation"), BROKEN.values(), ids=BROKEN.keys())
 def test_random_writes_find_a_broken_synchronisation(
     make_database: MakeDatabase, greenfield_template: str, function: str, text: str, instead: str, isolation: str

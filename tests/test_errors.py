@@ -1,4 +1,4 @@
-"""docs/errors.md lists every error that a user can meet: the messages of guard/, the SQLSTATEs of sql/ and migrations/."""
+"""docs/errors.md lists every error a user can meet: the messages of guard/, the SQLSTATEs of sql/ and migrations/."""
 
 from __future__ import annotations
 
