@@ -4,10 +4,11 @@ select plan(9);
 set local client_min_messages = error;
 
 select guard.set_rule('inconsistent_link_status', 'correct', 99);
-select throws_ok(
-    format('select guard.set_rule(%L, %L)', r.rule, 'enforce'), 'ZG015', null,
-    r.rule || ' cannot be enforced while not all calls follow'
-)
+select
+    throws_ok(
+        format('select guard.set_rule(%L, %L)', r.rule, 'enforce'), 'ZG015', null,
+        r.rule || ' cannot be enforced while not all calls follow'
+    )
 from unnest(array['missing_appointment', 'orphaned_appointment', 'tenant_mismatch']) as r (rule);
 select lives_ok($$select guard.set_rule('missing_direction', 'enforce')$$, 'a rule about one row can');
 select lives_ok($$select guard.set_rule('tenant_mismatch', 'correct')$$, 'and any rule be corrected');
