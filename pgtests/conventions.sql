@@ -14,8 +14,8 @@ where
 
 select is_empty(
     $$select identity from guard_functions
-    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
-    'every function pins its search_path, with what a session can make last'
+    where prosqlbody is null and not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
+    'every function pins its search_path, with what a session can make last, or was bound as it was made'
 );
 select is_empty(
     $$select identity from guard_functions where proowner <> 'guard_owner'::regrole$$,
