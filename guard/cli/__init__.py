@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, review, rules, schema, server
+from guard.cli import breaker, review, rules, schema, server, settings
 from guard.cli.base import GuardGroup, State
 
 
@@ -42,6 +42,7 @@ for command in (
     schema.verify,
     schema.rollback,
     rules.rules,
+    settings.settings,
     breaker.breaker,
     review.review,
     review.intents,

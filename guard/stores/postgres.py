@@ -27,15 +27,15 @@ from answer as a
 """
 _RECORD = """
 with answer as materialized (
-    select guard.breaker_record(
+    select state from guard.breaker_record(
         %(key)s, %(token)s::uuid, %(outcome)s, %(error)s, %(node)s, %(failures)s::integer, %(successes)s::integer,
         %(cooldown)s::numeric
-    ) as state
+    )
 )
 select (select snapshot from guard.breaker_snapshots(array[%(key)s])) from answer where state is not null
 """
 _OVERRIDE = """
-with answer as materialized (select guard.breaker_override(%(key)s, %(state)s, %(reason)s) as state)
+with answer as materialized (select state from guard.breaker_override(%(key)s, %(state)s, %(reason)s))
 select (select snapshot from guard.breaker_snapshots(array[%(key)s])) from answer where state is not null
 """
 
