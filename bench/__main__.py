@@ -10,10 +10,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import breaker, triggers
+from bench import breaker, triggers, validation
 from bench.server import scratch_server
 
-BENCHES: dict[str, Any] = {"triggers": triggers, "breaker": breaker}
+BENCHES: dict[str, Any] = {"triggers": triggers, "validation": validation, "breaker": breaker}
 
 
 @click.command()

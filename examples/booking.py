@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,13 +94,17 @@ def _dies(gateway: Gateway, calendar: Calendar, connection: psycopg.Connection[A
     calendar.schedule.extend(["die", "late"])
     _book(gateway, 8, "queued", "outcome_unknown")
     worker = subprocess.Popen([sys.executable, "-m", "examples.booking", dsn, "9"])
-    until = time.monotonic() + 30
-    while "call-9-1" not in calendar.bookings:
-        if time.monotonic() > until or worker.poll() is not None:
-            fail("the booking process did not come as far as the calendar")
-        time.sleep(0.01)
-    worker.kill()
-    console.print(f"call 9: [red]its process was killed with kill -9[/red] (exit status {worker.wait()})")
+    try:
+        until = time.monotonic() + 30
+        while "call-9-1" not in calendar.bookings:
+            if time.monotonic() > until or worker.poll() is not None:
+                fail("the booking process did not come as far as the calendar")
+            time.sleep(0.01)
+    finally:
+        worker.kill()
+        status = worker.wait()
+    console.print(f"call 9: [red]its process was killed with kill -9[/red] (exit status {status})")
+    expect(status == -signal.SIGKILL, "it did not end by itself")
     expect({"call-8-1", "call-9-1"} <= calendar.bookings.keys(), "the calendar holds both bookings")
     show(connection, "select count(*) from appointments where call_id in (8, 9)", [(0,)])
 
