@@ -17,7 +17,7 @@ select
 from generate_series(1, current_setting('bench.calls')::integer) as n;
 
 insert into public.appointments (id, company_id, call_id, calcom_v2_booking_id, source, status, created_at)
-select n, 1, n, left(md5('booking' || n), 22), 'retell_webhook', 'booked', now()
+select n, 1, n as call_id, left(md5('booking' || n), 22), 'retell_webhook', 'booked', now()
 from generate_series(2, current_setting('bench.calls')::integer, 2) as n;
 
 reset session_replication_role;
