@@ -1,26 +1,25 @@
-"""The main job on real input: a dirty booking database is audited, guarded and corrected.
+"""The main job on real input: a dirty booking database is audited, guarded and corrected; then bookings go wrong.
 
 Starts the embedded server in a folder of its own, loads the legacy example into it, and runs the guard command step by
-step; every command is shown as it could be typed. Exits 1 as soon as a step does not do what it should.
+step, then `examples.booking` on an empty database; every command is shown as it could be typed. Exits 1 as soon as a
+step does not do what it should.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from rich.console import Console
 from rich.table import Table
 
+from examples import booking
+from examples.stage import console, expect, fail, guard, guard_json, show, title, write
+
 HERE = Path(__file__).parent
-GUARD = str(Path(sys.executable).with_name("guard"))
 CALLS = 10_000
 
 #: What examples/legacy/README.md says is wrong, as a share of the calls.
@@ -45,8 +44,6 @@ OWN_ROW_RULES = (
     "inconsistent_link_status",
 )
 
-console = Console(highlight=False)
-
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="guard-demo-") as folder:
@@ -56,16 +53,16 @@ def main() -> None:
         for name in [name for name in os.environ if name == "GUARD_DSN" or name.startswith("PG")]:
             del os.environ[name]
         try:
-            run(guard_json("up")["dsn"])
+            server = guard_json("up")["dsn"]
+            run(server)
+            booking.run(_new_database(server, "booking"))
         finally:
             guard("down")
 
 
 def run(server: str) -> None:
     """The demo, on the server that runs at `server`."""
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("create database legacy")
-    legacy = psycopg.conninfo.make_conninfo(server, dbname="legacy")
+    legacy = _new_database(server, "legacy")
     os.environ["GUARD_DSN"] = legacy
 
     with psycopg.connect(legacy, autocommit=True) as connection:
@@ -137,21 +134,10 @@ def run(server: str) -> None:
         guard("verify")
 
 
-def guard(*arguments: str, expected: int = 0) -> None:
-    """Run a guard command and show what it prints. Ends the demo if it exits otherwise than expected."""
-    console.print(f"\n[bold cyan]$ guard {' '.join(arguments)}[/bold cyan]")
-    sys.stdout.flush()
-    completed = subprocess.run([GUARD, *arguments], check=False)
-    if completed.returncode != expected:
-        fail(f"guard {arguments[0]} exited {completed.returncode}, and {expected} was expected")
-
-
-def guard_json(*arguments: str) -> Any:
-    console.print(f"\n[bold cyan]$ guard {' '.join(arguments)} --json[/bold cyan]")
-    completed = subprocess.run([GUARD, *arguments, "--json"], check=False, stdout=subprocess.PIPE)
-    if completed.returncode not in (0, 2):
-        fail(f"guard {arguments[0]} exited {completed.returncode}")
-    return json.loads(completed.stdout)
+def _new_database(server: str, name: str) -> str:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+    return psycopg.conninfo.make_conninfo(server, dbname=name)
 
 
 def check_audit() -> None:
@@ -179,24 +165,6 @@ def rows(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
     return connection.execute(query).fetchall()
 
 
-def write(connection: psycopg.Connection, statement: str) -> None:
-    console.print(f"\n[bold cyan]=# {' '.join(statement.split())};[/bold cyan]")
-    connection.execute(statement.encode())
-
-
-def show(connection: psycopg.Connection, query: str, expected: Sequence[tuple[Any, ...]]) -> None:
-    """Run a query, print its rows, and end the demo if they are not the expected ones."""
-    console.print(f"\n[bold cyan]=# {' '.join(query.split())};[/bold cyan]")
-    cursor = connection.execute(query.encode())
-    found = cursor.fetchall()
-    table = Table(*[column.name for column in cursor.description or ()], box=None, header_style="bold", pad_edge=False)
-    for row in found:
-        table.add_row(*["null" if cell is None else str(cell) for cell in row])
-    console.print(table)
-    if found != list(expected):
-        fail(f"expected {list(expected)}")
-
-
 def show_alerts(connection: psycopg.Connection, expected: Sequence[tuple[str, int, bool]]) -> None:
     entity = expected[0][1]
     show(
@@ -219,22 +187,6 @@ def refused(connection: psycopg.Connection, statement: str, sqlstate: str) -> No
         if error.diag.sqlstate == sqlstate:
             return
     fail(f"expected the write to be refused with {sqlstate}")
-
-
-def title(text: str) -> None:
-    console.print()
-    console.rule(f"[bold]{text}", align="left")
-
-
-def expect(true: bool, what: str) -> None:
-    if not true:
-        fail(f"not so: {what}")
-    console.print(f"[green]ok[/green]: {what}")
-
-
-def fail(message: str) -> None:
-    console.print(f"[red]{message}[/red]")
-    sys.exit(1)
 
 
 if __name__ == "__main__":
