@@ -36,13 +36,15 @@ DEFECTS = {
     "duplicate_booking": 1000,
     "overlapping_appointment": 1000,
 }
-OWN_ROW_RULES = (
-    "missing_direction",
-    "session_outcome_mismatch",
-    "appointment_made_mismatch",
-    "inconsistent_customer_link",
-    "inconsistent_link_status",
+#: What only a person can decide; of orphans those that no call knows.
+UNDECIDABLE = (
+    "orphaned_appointment",
+    "tenant_mismatch",
+    "duplicate_booking",
+    "overlapping_appointment",
+    "recent_creation_failure",
 )
+ENFORCED = ("inconsistent_link_status", "missing_direction", "session_outcome_mismatch", "tenant_mismatch")
 
 
 def main() -> None:
@@ -78,14 +80,20 @@ def run(server: str) -> None:
         expect(rows(connection) == before, "guard apply left every row as it was")
         check_audit()
 
-        title("In observe a bad write goes through, and is recorded")
-        write(connection, "update calls set direction = null where id = 10")
-        show(connection, "select id, direction from calls where id = 10", [(10, None)])
-        show_alerts(connection, [("missing_direction", 10, False)])
+        title("What is wrong already is known, and no news")
+        guard("incidents", "baseline", "--take")
+        write(connection, "update calls set direction = null, updated_at = localtimestamp where id = 10")
+        show(
+            connection,
+            "select rule, found, new_incidents from guard.detect() where found > 0",
+            [("missing_direction", 1, 1)],
+        )
+        guard("incidents", "list")
 
-        title("Raise the rules about a single row to correct")
-        for rule in OWN_ROW_RULES:
-            guard("rules", "set", rule, "--mode", "correct", expected=2)
+        title("Raise the rules to correct")
+        for rule in DEFECTS:
+            if rule != "recent_creation_failure":
+                guard_json("rules", "set", rule, "--mode", "correct")
         guard("rules", "list")
 
         title("Now bad writes are repaired, and the values before are kept")
@@ -126,9 +134,34 @@ def run(server: str) -> None:
         write(connection, "delete from appointments where id = 20001")
         show(connection, flags, [("appointment_removed", False, "unlinked")])
 
+        title("What is old is repaired in batches; what cannot be decided goes to a person")
+        guard("reconcile", expected=2)
+        guard("incidents", "baseline")
+        audit = guard_json("audit")
+        left = {rule["rule"]: rule["violations"] for rule in audit["rules"]}
+        expect(all(left[rule] == 0 for rule in DEFECTS if rule not in UNDECIDABLE), "what can be repaired counts zero")
+        expect(audit["consistency_rate_pct"] >= 99.5, f"{audit['consistency_rate_pct']:.2f} % of calls are consistent")
+        show(
+            connection,
+            """
+            select reason, count(*) from guard.manual_review_queue
+            where status = 'pending' group by reason order by reason
+            """,
+            [
+                ("duplicate_booking", CALLS // 1000),
+                ("missing_appointment", CALLS // 50),
+                ("orphaned_appointment", CALLS // 100),
+                ("overlapping_appointment", CALLS // 1000),
+                ("tenant_mismatch", CALLS // 1000),
+            ],
+        )
+        guard("incidents", "list", "--limit", "3")
+
         title("At enforce a bad write is refused")
-        guard("rules", "set", "tenant_mismatch", "--mode", "enforce")
+        for rule in ENFORCED:
+            guard_json("rules", "set", rule, "--mode", "enforce")
         refused(connection, "insert into appointments (company_id, call_id) values (2, 20001)", "ZG109")
+        refused(connection, "update calls set direction = null where id = 20001", "ZG104")
 
         title("Everything is as it should be")
         guard("verify")
