@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, review, rules, schema, server
+from guard.cli import breaker, notify, review, rules, schema, server
 from guard.cli.base import GuardGroup, State
 
 
@@ -43,6 +43,7 @@ for command in (
     schema.rollback,
     rules.rules,
     breaker.breaker,
+    notify.notify,
     review.review,
     review.intents,
     review.call,

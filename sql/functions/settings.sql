@@ -87,6 +87,13 @@ from (
         'max_appointment_age_seconds', '300', 'seconds',
         'How old an appointment may be when the booking that made it is validated.'
     ),
-    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.')
+    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.'),
+    (
+        'alert_throttle_minutes', '5', 'minutes',
+        'The least time between two messages about one kind of critical finding; what comes meanwhile is gathered.'
+    ),
+    ('digest_hours', '4', 'hours', 'How long warnings are gathered before they go out as one digest.'),
+    ('max_delivery_attempts', '10', 'attempts', 'How often a message is tried on a channel before it is given up.'),
+    ('delivery_timeout_seconds', '10', 'seconds', 'How long a channel may take to accept a message.')
 ) as s (name, default_value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;
