@@ -10,7 +10,7 @@ insert into numbers values
 ('2026-01-02 +4915112345678'), (e'+49 151\n12345678');
 select is_empty(
     $$select n.written, guard.mask_phones(n.written) from numbers as n
-    where guard.mask_phones(n.written) !~ '\*\*\*' || right(n.written, 2) || '$'
+    where guard.mask_phones(n.written) !~ ('[*]{3}' || right(n.written, 2) || '$')
         or guard.mask_phones(n.written) ~ '[^-\d](?:\d[^\d-]{0,3}){4}'$$,
     'a phone number keeps its last two digits, and no others'
 );

@@ -5,7 +5,8 @@ select plan(9);
 create role guard_test_sender nologin;
 grant guard_operator to guard_test_sender;
 create role guard_test_reader nologin;
-grant guard_reader, guard_app to guard_test_reader;
+grant guard_reader to guard_test_reader;
+grant guard_app to guard_test_reader;
 select guard.notify('critical', 'job_failed', null, null, null, 'x');
 
 set local role guard_test_sender;
