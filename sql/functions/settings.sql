@@ -87,6 +87,20 @@ from (
         'max_appointment_age_seconds', '300', 'seconds',
         'How old an appointment may be when the booking that made it is validated.'
     ),
-    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.')
+    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.'),
+    (
+        'alert_retention_days', '90', 'days',
+        'How long alerts of what was corrected are kept, and with them the values before.'
+    ),
+    (
+        'uncorrected_alert_retention_days', '365', 'days',
+        'How long other alerts are kept; never shorter than those of what was corrected.'
+    ),
+    ('incident_retention_days', '365', 'days', 'How long an incident is kept after it was resolved.'),
+    (
+        'history_retention_days', '90', 'days',
+        'How long events and metrics of circuits, validations, webhooks, faults and sent messages are kept.'
+    ),
+    ('job_run_retention_days', '14', 'days', 'How long the runs of jobs are kept, those of pg_cron too.')
 ) as s (name, default_value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;
