@@ -36,7 +36,7 @@ $$;
 
 comment on function guard.mark(jsonb, text, text, text, jsonb, jsonb) is 'Add a mark to a row''s guard_corrections.';
 
--- p_rows: [{"id", "company_id", "marks"}]. One alert per row and rule. Locks: ROW EXCLUSIVE on the alerts.
+-- p_rows: [{"id", "company_id", "marks"}]. One alert per row and rule; what was only recorded is looked at again. Locks: ROW EXCLUSIVE on the alerts.
 -- Fails the write if a correction cannot be recorded, since its before-value would be lost; a fault while only
 -- observing is counted and the write goes on.
 create or replace function guard.record_corrections(p_entity_type text, p_rows jsonb)
@@ -59,6 +59,7 @@ begin
         min(r.description),
         jsonb_strip_nulls(jsonb_build_object(
             'mode', m.mode,
+            'by', nullif(current_setting('guard.repair', true), ''),
             'changes', jsonb_agg(jsonb_build_object('column', m."column", 'before', m.before, 'after', m.after))
                 filter (where m."column" is not null)
         )),
@@ -69,6 +70,11 @@ begin
     inner join guard.rules as r on m.rule = r.rule
     where m.mode <> 'pass'
     group by w.id, w.company_id, m.rule, m.mode;
+    perform guard.note_suspects(p_entity_type, array(
+        select w.id
+        from jsonb_to_recordset(p_rows) as w (id bigint, marks jsonb)
+        where w.marks @? '$[*] ? (@.mode == "observe")'
+    ));
 exception
     when serialization_failure or deadlock_detected then
         raise;

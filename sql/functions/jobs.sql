@@ -111,6 +111,10 @@ begin
     while v_going is not null loop
         v_going := guard.advance_job(v_going);
         commit;
+        if v_going is not null then
+            perform pg_catalog.pg_sleep(0.1); -- others have their turn
+            commit;
+        end if;
     end loop;
     if p_run is not null then
         perform guard.check_jobs();
@@ -329,7 +333,7 @@ begin
                 'subject', j.job,
                 'occurred_at', r.started_at,
                 'description', format('the job %s %s', j.job, r.status),
-                'details', jsonb_build_object('run', r.id, 'error', r.error)
+                'details', jsonb_build_object('subject', j.job, 'run', r.id, 'error', r.error)
             ) as found
         from guard.jobs as j
         cross join lateral (
@@ -349,7 +353,9 @@ begin
                 'subject', j.job,
                 'occurred_at', greatest(j.updated_at, r.started_at),
                 'description', format('the job %s has not run for longer than twice %s', j.job, j.every),
-                'details', jsonb_build_object('run', r.id, 'last_run', r.started_at, 'status', r.status)
+                'details', jsonb_build_object(
+                    'subject', j.job, 'run', r.id, 'last_run', r.started_at, 'status', r.status
+                )
             ) as found
         from guard.jobs as j
         left join lateral (

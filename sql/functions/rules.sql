@@ -1,11 +1,12 @@
--- provides: function guard.register_rule(text, text, text, text, text, text, text, boolean, boolean, interval, interval, text, text, text)
+-- provides: function guard.register_rule(text, text, text, text, text, text, text, boolean, boolean, interval, interval, text, text, text, text)
 -- provides: function guard.set_rule(text, text, integer)
 --
 -- The registry. A rule's file under sql/checks registers it; an operator moves it up and down the ladder.
 
 -- Registers or updates a rule. What an operator may have changed (mode, rollout, grace, window, throttle) is kept.
 -- A new rule starts at correct on a table that guard made, at observe on a table that it found. Its view, which the
--- file has just made, gets its comments and its readers. Raises ZG014 if the view lacks a uniform column.
+-- file has just made, gets its comments and its readers. Raises ZG014 if the view lacks a uniform column, ZG015 if
+-- p_repair_with is no function of guard's that takes bigint[] and returns integer.
 create or replace function guard.register_rule(
     p_rule text,
     p_severity text,
@@ -20,7 +21,8 @@ create or replace function guard.register_rule(
     p_detection_window interval = '1 hour',
     p_constraint_kind text = null,
     p_constraint_definition text = null,
-    p_probe text = null
+    p_probe text = null,
+    p_repair_with text = null
 )
 returns void
 language plpgsql
@@ -40,9 +42,18 @@ declare
     ];
     v_column record;
 begin
+    if p_repair_with is not null and not exists (
+        select from pg_catalog.pg_proc as p
+        where p.oid = to_regprocedure(p_repair_with || '(bigint[])') and p.prorettype = 'integer'::regtype
+    ) then
+        raise exception using
+            errcode = 'ZG015',
+            message = format('%s repairs with %L, and there is no such function', p_rule, p_repair_with),
+            hint = 'Name a function that takes bigint[] and returns integer.';
+    end if;
     insert into guard.rules (
         rule, severity, entity_type, mode, errcode, description, repair, runbook, repairable, enforceable, grace,
-        detection_window, constraint_kind, constraint_definition, probe
+        detection_window, constraint_kind, constraint_definition, probe, repair_with
     )
     values (
         p_rule, p_severity, p_entity_type,
@@ -54,7 +65,7 @@ begin
             else 'observe'
         end,
         p_errcode, p_description, p_repair, p_runbook, p_repairable, p_enforceable, p_grace,
-        p_detection_window, p_constraint_kind, p_constraint_definition, p_probe
+        p_detection_window, p_constraint_kind, p_constraint_definition, p_probe, p_repair_with
     )
     on conflict (rule) do update set
         severity = excluded.severity,
@@ -68,6 +79,7 @@ begin
         constraint_kind = excluded.constraint_kind,
         constraint_definition = excluded.constraint_definition,
         probe = excluded.probe,
+        repair_with = excluded.repair_with,
         updated_at = now();
 
     execute format('comment on view guard.%I is %L', p_rule, 'Violations now: ' || p_description || '.');
@@ -90,11 +102,23 @@ begin
         end if;
         execute format('comment on column guard.%I.%I is %L', p_rule, v_column.name, v_column.meaning);
     end loop;
+    for v_column in
+        select m.name, m.meaning
+        from (
+            values
+            ('row_id', 'the id as the table has it: what one row is looked up by'),
+            ('row_created_at', 'when the row was made, where age bounds the search; infinity where an index finds it at any age')
+        ) as m (name, meaning)
+        inner join pg_catalog.pg_attribute as a
+            on a.attrelid = to_regclass(format('guard.%I', p_rule)) and a.attname = m.name
+    loop
+        execute format('comment on column guard.%I.%I is %L', p_rule, v_column.name, v_column.meaning);
+    end loop;
 end
 $$;
 
 comment on function guard.register_rule(
-    text, text, text, text, text, text, text, boolean, boolean, interval, interval, text, text, text
+    text, text, text, text, text, text, text, boolean, boolean, interval, interval, text, text, text, text
 ) is 'Register a rule, or bring its registration up to date; keeps what an operator has set.';
 
 -- Locks: the rule's row. Writers do not wait for it; they see the new mode with their next statement.

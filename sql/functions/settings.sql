@@ -101,6 +101,7 @@ from (
         'history_retention_days', '90', 'days',
         'How long events and metrics of circuits, validations, webhooks, faults and sent messages are kept.'
     ),
-    ('job_run_retention_days', '14', 'days', 'How long the runs of jobs are kept, those of pg_cron too.')
+    ('job_run_retention_days', '14', 'days', 'How long the runs of jobs are kept, those of pg_cron too.'),
+    ('incident_sample_cap', '1000', 'incidents', 'How many standing incidents a rule keeps; the others are counted.')
 ) as s (name, default_value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;
