@@ -31,7 +31,7 @@ _PROVIDES = re.compile(r"^-- provides: (function|procedure|view|trigger|rule|job
 
 @dataclass(frozen=True, order=True)
 class SqlObject:
-    """An object in the catalog. Identities: a regprocedure, a qualified view, `table trigger`, a rule's or job's name."""
+    """An object in the catalog. Identities: a regprocedure, a qualified view, `table trigger`, a rule or job's name."""
 
     kind: str
     identity: str

@@ -44,7 +44,8 @@ check (kind in ('function', 'procedure', 'view', 'trigger', 'rule', 'job', 'migr
 comment on table guard.jobs is 'What guard does by itself, and when: one row per file of sql/jobs.';
 comment on column guard.jobs.job is 'What it is called.';
 comment on column guard.jobs.schedule is 'When it runs: minute, hour, day, month, weekday, as in a crontab, in UTC.';
-comment on column guard.jobs.every is 'How often that is; a job that has not run for twice as long and 5 minutes is missed.';
+comment on column guard.jobs.every is
+'How often that is; a job that has not run for twice as long and 5 minutes is missed.';
 comment on column guard.jobs.default_schedule is 'The schedule that it came with.';
 comment on column guard.jobs.default_every is 'How often that is.';
 comment on column guard.jobs.command is
@@ -60,7 +61,7 @@ comment on column guard.job_runs.id is 'Grows with each run.';
 comment on column guard.job_runs.job is 'The job.';
 comment on column guard.job_runs.runner is 'Who ran it: pg_cron, scheduler, tick or manual.';
 comment on column guard.job_runs.status is
-'running, succeeded, failed, crashed: its session ended before it did, or skipped: the run before was still going on.';
+'running, succeeded, failed; crashed: its session ended before it did; skipped: the run before was not over.';
 comment on column guard.job_runs.steps is 'In how many transactions it was done.';
 comment on column guard.job_runs.result is 'What was done, added up over the steps.';
 comment on column guard.job_runs.error is 'Why it failed: SQLSTATE and message, phone numbers masked.';

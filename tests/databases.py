@@ -82,7 +82,7 @@ class Databases:
 
 @contextmanager
 def temporary_server(options: str = "") -> Iterator[PostgreSQLExecutor]:
-    """A PostgreSQL of its own; its data are thrown away, so nothing waits for the disk. `options` as in `-c name=value`."""
+    """A PostgreSQL of its own; its data are thrown away, so nothing waits for the disk. Options: `-c name=value`."""
     with tempfile.TemporaryDirectory(prefix="guard-tests-") as folder:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")

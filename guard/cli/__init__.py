@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, review, rules, schema, server
+from guard.cli import breaker, jobs, review, rules, schema, server
 from guard.cli.base import GuardGroup, State
 
 
@@ -46,5 +46,9 @@ for command in (
     review.review,
     review.intents,
     review.call,
+    jobs.jobs,
+    jobs.tick,
+    jobs.scheduler,
+    jobs.watch_database,
 ):
     main.add_command(command)

@@ -123,7 +123,7 @@ begin
 end
 $$;
 
-comment on procedure guard.run_job(text, text, bigint) is
+comment on procedure guard.run_job(text, text, bigint) is -- noqa: LT01
 'Run a job; gives the id of the run, null if there was none. Call it outside of a transaction.';
 
 -- Locks: the job's advisory lock, tried and not waited for. A manual run takes place also if the job is switched off.
@@ -233,7 +233,8 @@ begin
 end
 $$;
 
-comment on function guard.advance_job(bigint) is 'Make one step of a run, and record what came of it; the caller commits.';
+comment on function guard.advance_job(bigint) is
+'Make one step of a run, and record what came of it; the caller commits.';
 
 create or replace function guard.add_up(p_before jsonb, p_step jsonb)
 returns jsonb

@@ -86,7 +86,7 @@ end
 $$;
 
 comment on function guard.maintain_alerts(timestamp with time zone) is
-'Make the alerts'' partitions ahead, drop old ones, delete alerts past their time: one batch; says whether there is more.';
+'Make the alerts'' months ahead, drop old ones, delete alerts past their time: one batch; says if there is more.';
 
 -- Detaches and drops a month, rows and all, unless an unresolved incident points to one of them. Gives 1 if it did.
 -- Locks: ACCESS EXCLUSIVE on the alerts, the month and the default partition, until the caller commits. Concurrent
@@ -118,7 +118,8 @@ begin
 end
 $$;
 
-comment on function guard.drop_alert_month(text) is 'Drop a month of alerts, unless an unresolved incident points to one.';
+comment on function guard.drop_alert_month(text) is
+'Drop a month of alerts, unless an unresolved incident points to one.';
 
 -- One batch of each table. Messages that could not be delivered stay until somebody has seen to them; what a person
 -- did (audit_log, manual_review_queue) and what bookings rest on (booking_intents, remote_bookings) stays for good.
@@ -224,7 +225,7 @@ end
 $$;
 
 comment on function guard.prune_history(timestamp with time zone) is
-'Delete what is past its time of events, metrics, sent messages, resolved incidents and runs: one batch; says whether there is more.';
+'Delete events, metrics, messages, resolved incidents and runs past their time: one batch; says if there is more.';
 
 grant execute on function guard.maintain_alerts(timestamp with time zone) to guard_operator;
 grant execute on function guard.prune_history(timestamp with time zone) to guard_operator;
