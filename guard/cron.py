@@ -32,7 +32,8 @@ def _pg_cron(connection: Connection) -> Iterator[Connection | str]:
     try:
         row = connection.execute("select current_setting('cron.database_name', true)").fetchone()
     except errors.InsufficientPrivilege:
-        row = None
+        yield "pg_cron is loaded, but this role may not see where: grant pg_read_all_settings to it"
+        return
     if row is None or row[0] is None:
         yield ""
         return

@@ -14,7 +14,8 @@ where
 
 select is_empty(
     $$select identity from guard_functions
-    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
+    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'
+    and prosrc !~ '\mcommit;'$$, -- which does not go with it
     'every function pins its search_path, with what a session can make last'
 );
 select is_empty(
@@ -44,12 +45,14 @@ select is_empty(
         'period', 'instant', 'setting', 'index_in_force', 'constraint_state', 'breaker_key', 'breaker_acquire',
         'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
         'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
-        'recover_intents', 'handle_call_ended', 'handle_booking_event'
+        'recover_intents', 'handle_call_ended', 'handle_booking_event',
+        'register_job', 'set_job', 'run_job'
     )
     and not exists (
         select from guard_functions as caller
         where caller.oid <> f.oid and caller.prosrc like '%guard.' || f.proname || '(%'
     )
+    and not exists (select from guard.jobs as j where j.command like '%guard.' || f.proname || '(%')
     and not exists (select from pg_catalog.pg_trigger as t where t.tgfoid = f.oid)$$,
     'no function is unused'
 );

@@ -31,7 +31,7 @@ declare
     v_made integer := 0;
     v_dropped integer := 0;
     v_blocked integer := 0;
-    v_deleted integer;
+    v_deleted integer := 0;
 begin
     begin
         select count(*) into v_made from guard.ensure_alert_partitions(p_now, 3);
@@ -57,27 +57,29 @@ begin
         end;
         exit when v_dropped > 0;
     end loop;
-    with past as (
-        select a.id, a.detected_at
-        from guard.data_consistency_alerts as a
-        where
-            a.detected_at < v_corrected_until
-            and (a.auto_corrected or a.detected_at < v_uncorrected_until)
-            and not exists (
-                select from guard.incidents as i
-                where
-                    i.status <> 'resolved'
-                    and i.rule = a.alert_type
-                    and i.entity_type = a.entity_type
-                    and (i.entity_id = a.entity_id or i.entity_id is null)
-            )
-        limit v_batch
-        for update skip locked
-    )
-    delete from guard.data_consistency_alerts as a
-    using past as p
-    where a.id = p.id and a.detected_at = p.detected_at;
-    get diagnostics v_deleted = row_count;
+    if v_dropped = 0 then
+        with past as (
+            select a.id, a.detected_at
+            from guard.data_consistency_alerts as a
+            where
+                a.detected_at < v_corrected_until
+                and (a.auto_corrected or a.detected_at < v_uncorrected_until)
+                and not exists (
+                    select from guard.incidents as i
+                    where
+                        i.status <> 'resolved'
+                        and i.rule = a.alert_type
+                        and i.entity_type = a.entity_type
+                        and (i.entity_id = a.entity_id or i.entity_id is null)
+                )
+            limit v_batch
+            for update skip locked
+        )
+        delete from guard.data_consistency_alerts as a
+        using past as p
+        where a.id = p.id and a.detected_at = p.detected_at;
+        get diagnostics v_deleted = row_count;
+    end if;
     return jsonb_build_object(
         'made', v_made, 'dropped', v_dropped, 'deleted', v_deleted, 'blocked', v_blocked,
         'more', v_dropped > 0 or v_deleted = v_batch
