@@ -58,7 +58,8 @@ _RUN = "r.id, r.job, r.runner, r.status, r.steps, r.result, r.error, r.started_a
 
 
 def listing(connection: Connection) -> list[Job]:
-    """Every job, with its last run and its next."""
+    """Every job, with its last run and its next. Raises GuardError where guard is not installed."""
+    database.require_installed(connection, "jobs")
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
             """
@@ -81,6 +82,7 @@ def listing(connection: Connection) -> list[Job]:
 
 def runs(connection: Connection, job: str | None, limit: int) -> list[Run]:
     """The newest runs, of one job or of all."""
+    database.require_installed(connection, "jobs")
     query = f"select {_RUN} from guard.job_runs as r where r.job = coalesce(%s, r.job) order by r.id desc limit %s"  # noqa: S608  # a constant
     return _runs(connection, query, (job, limit))
 
@@ -90,6 +92,7 @@ def run(connection: Connection, job: str, runner: str) -> Run | None:
 
     The connection must be in autocommit: a run is several transactions.
     """
+    database.require_installed(connection, "jobs")
     row = connection.execute("call guard.run_job(%s, %s)", (job, runner)).fetchone()
     if row is None or row[0] is None:
         return None
@@ -98,6 +101,7 @@ def run(connection: Connection, job: str, runner: str) -> Run | None:
 
 def due(connection: Connection) -> list[str]:
     """The jobs whose turn has come since a scheduler ran them last, by the clock of the database."""
+    database.require_installed(connection, "jobs")
     rows = connection.execute(
         """
         select j.job, j.schedule, coalesce(r.started_at, j.updated_at), clock_timestamp()

@@ -95,6 +95,7 @@ class Watch:
                     if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
                         raise errors.ReadOnlySqlTransaction("the server is a standby: waiting for it to be promoted")
                     if self._shown is None:
+                        database.require_installed(connection, "incidents")
                         self._shown = {(i["id"], i["first_seen_at"]) for i in self._new(connection)}
                     connection.execute("listen guard_pending")
                     backoff = 0.0

@@ -4,7 +4,7 @@ set local role guard_owner;
 alter table guard.rules add column if not exists repair_with text;
 
 comment on column guard.rules.repair_with is
-'The function that repairs it: takes an array of ids, returns how many it left to a person. Null if nothing repairs it.';
+'The function that repairs it: takes an array of ids, returns how many it left to a person; null if there is none.';
 
 -- It got an argument more, and two of one name would be ambiguous.
 drop function if exists guard.register_rule(

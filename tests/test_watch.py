@@ -1,4 +1,4 @@
-"""guard watch: from the committed contradiction to the incident, with another beside it, and when the server goes away."""
+"""guard watch: from the committed contradiction to the incident, beside another, and when the connection is lost."""
 
 from __future__ import annotations
 

@@ -35,5 +35,6 @@ select guard.register_rule(
     p_enforceable => false,
     p_detection_window => '1 hour',
     p_probe =>
-    $$update public.calls set session_outcome = 'creation_failed', updated_at = now() where id = $1$$
+    $$update public.calls
+    set session_outcome = 'creation_failed', created_at = now(), updated_at = now() where id = $1$$
 );

@@ -59,7 +59,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    c_cap constant integer := guard.setting('incident_sample_cap');
+    c_cap constant integer := guard.setting('incident_sample_cap')::integer;
     v_rule guard.rules;
     v_ids bigint[];
     v_found jsonb;

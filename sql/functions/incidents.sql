@@ -20,7 +20,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    c_cap constant integer := guard.setting('incident_sample_cap');
+    c_cap constant integer := guard.setting('incident_sample_cap')::integer;
     v_fresh jsonb;
 begin
     perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));

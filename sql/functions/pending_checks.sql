@@ -20,7 +20,7 @@ begin
     select
         case p_entity_type when 'call' then s.id end,
         case p_entity_type when 'appointment' then s.id end,
-        now() + (select max(r.grace) from guard.rules as r where r.mode <> 'off')
+        now() + (select max(r.grace) from guard.rules as r)
     from unnest(p_ids) as s (id)
     on conflict do nothing;
     if found then

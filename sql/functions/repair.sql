@@ -82,7 +82,8 @@ as $$
     select 0
 $$;
 
-comment on function guard.rewrite_calls(bigint[]) is 'Repairs calls whose own triggers know how: writes them as they are.';
+comment on function guard.rewrite_calls(bigint[]) is
+'Repairs calls whose own triggers know how: writes them as they are.';
 
 -- The same for appointments; the calls that they are linked to follow, and what these said before is recorded as well.
 create or replace function guard.rewrite_appointments(p_ids bigint[])

@@ -67,7 +67,10 @@ begin
     from unnest(p_ids, p_keys) as v (id, key)
     inner join guard.rules as r on r.rule = p_rule
     where guard.mode_for(p_rule, v.key) <> 'off';
-    perform guard.note_suspects((select r.entity_type from guard.rules as r where r.rule = p_rule), p_ids);
+    perform guard.note_suspects(
+        (select r.entity_type from guard.rules as r where r.rule = p_rule),
+        array(select v.id from unnest(p_ids, p_keys) as v (id, key) where guard.mode_for(p_rule, v.key) <> 'off')
+    );
 exception
     when serialization_failure or deadlock_detected then
         raise;
