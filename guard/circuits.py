@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from psycopg.rows import dict_row
 
+from guard import database
 from guard.database import Connection
 from guard.errors import GuardError
 from guard.stores.base import Snapshot, Store, check_key

@@ -192,8 +192,8 @@ def _clock(connection: Connection) -> Iterator[Finding]:
 
 def _jobs(connection: Connection, notes: list[str]) -> Iterator[Finding]:
     """Jobs that failed or were missed, and those that pg_cron has otherwise than it should."""
-    for job in cron.differences(connection):
-        yield {"kind": "job", "object": f"job {job} in pg_cron", "fix": "guard apply"}
+    for change in cron.differences(connection):
+        yield {"kind": "job", "object": f"apply would have {change}", "fix": "guard apply"}
     with suppress(errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
         connection.execute("select guard.check_jobs()")
     rows = connection.execute(

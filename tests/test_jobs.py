@@ -219,20 +219,24 @@ def test_pg_cron(guard: RunGuard) -> None:
         assert not [line for line in apply(dsn) if "pg_cron" in line]
         assert "create extension pg_cron" in invoke(dsn, "jobs", "list").stdout
         execute(home, "create extension pg_cron")
-        assert "handed job detect to pg_cron" in apply(dsn)
+        steps = json.loads(invoke(dsn, "plan", "--json").stdout)
+        assert len([step for step in steps if step["source"] == "pg_cron"]) == len(steps) > 0
+        done = apply(dsn)
+        assert "handed job detect to pg_cron" in done
+        assert len(done) == len(steps)
         assert apply(dsn) == []
         handed = query(home, jobs)
         assert ("guard:O'Neill:pending_checks", "O'Neill", "* * * * *", True) in handed
         assert len(handed) == query(dsn, "select count(*) + 1 from guard.jobs")[0][0]
 
-        with psycopg.connect(f"{address}/O'Neill?user=plain") as connection:
+        with psycopg.connect(f"{address}/O'Neill?user=plain", autocommit=True) as connection:
             assert "pg_read_all_settings" in cron.obstacle(connection)
             execute(home, "grant pg_read_all_settings to plain")
             assert "may not execute cron.schedule_in_database" in cron.obstacle(connection)
 
         execute(home, "update cron.job set schedule = '0 0 1 1 *', active = false where jobname like '%detect'")
         with psycopg.connect(dsn, autocommit=True) as connection:
-            assert ("job", "job detect in pg_cron") in {
+            assert ("job", "apply would have changed job detect in pg_cron") in {
                 (f["kind"], f["object"]) for f in verify.run(connection)["findings"]
             }
             assert apply(dsn) == ["changed job detect in pg_cron"]
