@@ -14,9 +14,9 @@ where
 
 select is_empty(
     $$select identity from guard_functions
-    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'
+    where prosqlbody is null and not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'
     and prosrc !~ '\mcommit;'$$, -- which does not go with it
-    'every function pins its search_path, with what a session can make last'
+    'every function pins its search_path, with what a session can make last, or was bound as it was made'
 );
 select is_empty(
     $$select identity from guard_functions where proowner <> 'guard_owner'::regrole$$,
