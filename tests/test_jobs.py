@@ -102,9 +102,10 @@ def test_two_schedulers(database: str) -> None:
     for process in schedulers:
         process.terminate()
     assert [process.wait(30) for process in schedulers] == [0, 0]
-    assert query(database, "select distinct status from guard.job_runs") == [("succeeded",)]
-    runs = "select count(*) - count(distinct date_trunc('minute', started_at)) from guard.job_runs"
-    assert query(database, runs) == [(0,)]
+    # a turn that comes while the one before is taken is skipped
+    runs = "from guard.job_runs where status <> 'skipped'"
+    assert query(database, f"select distinct status {runs}") == [("succeeded",)]
+    assert query(database, f"select count(*) - count(distinct date_trunc('minute', started_at)) {runs}") == [(0,)]
 
 
 def test_stopping_a_scheduler_waits_for_what_runs(database: str) -> None:

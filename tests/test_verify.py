@@ -181,7 +181,10 @@ def test_as_a_monitor(adopted: str, guard: RunGuard) -> None:
     assert run(monitor) == {
         "ok": True,
         "findings": [],
-        "notes": ["The probe was left out: guard_monitor may not write on trial; a member of guard_operator may."],
+        "notes": [
+            "The probe was left out: guard_monitor may not write on trial; a member of guard_operator may.",
+            *NOTES,
+        ],
     }
     execute(adopted, "drop trigger before_insert_call_set_direction on calls")
     assert findings(monitor) == {("missing", "trigger public.calls before_insert_call_set_direction")}

@@ -10,10 +10,10 @@
 -- Jobs: pg_cron, guard scheduler and guard tick all run the same statement, `call guard.run_job('detect', 'tick')`.
 --
 -- A run is three or more transactions: its row is committed first, so that a run that is killed is known; each step
--- then commits what it did. Whoever makes a step holds a transaction-level advisory lock named after the job, which
--- goes with its session however that ends: so a job never runs twice at once, a run whose lock nobody holds is dead,
--- and nothing stays behind at a pooler. Between two steps the lock is free for a moment: a run whose row is younger
--- than 5 seconds therefore counts as alive.
+-- then commits what it did. A unique index lets a job have one row that is running, so it never runs twice at once.
+-- Whoever makes a step holds a transaction-level advisory lock named after the job, which goes with its session however
+-- that ends: a run whose lock nobody holds is dead, and makes way; nothing stays behind at a pooler. Between two steps
+-- the lock is free for a moment: a run whose row is younger than 5 seconds therefore counts as alive.
 --
 -- Raises ZG501 (no such job), ZG502 (not a schedule).
 
@@ -126,7 +126,8 @@ $$;
 comment on procedure guard.run_job(text, text, bigint) is -- noqa: LT01
 'Run a job; gives the id of the run, null if there was none. Call it outside of a transaction.';
 
--- Locks: the job's advisory lock, tried and not waited for. A manual run takes place also if the job is switched off.
+-- A manual run takes place also if the job is switched off. Locks: an advisory lock, so that of two schedulers the second
+-- sees what the first did; not the one of the steps, which may be held for long.
 create or replace function guard.start_job(p_job text, p_runner text)
 returns bigint
 language plpgsql
@@ -136,7 +137,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_job guard.jobs;
-    v_is_free boolean;
     v_run bigint;
 begin
     if pg_is_in_recovery() then
@@ -149,7 +149,7 @@ begin
             message = format('there is no job %L', left(p_job, 60)),
             hint = 'guard jobs list shows them.';
     end if;
-    v_is_free := pg_try_advisory_xact_lock(hashtext('guard.job'), hashtext(p_job));
+    perform pg_advisory_xact_lock(hashtext('guard.start_job'), hashtext(p_job));
     -- several schedulers are one; a clock that was set back stops nothing for longer than the minute
     if
         p_runner <> 'manual'
@@ -167,10 +167,10 @@ begin
     then
         return null;
     end if;
-    if v_is_free and guard.give_up_runs() > 0 then
+    if guard.give_up_runs() > 0 then
         perform guard.check_jobs();
     end if;
-    if not v_is_free or exists (select from guard.job_runs as r where r.job = p_job and r.status = 'running') then
+    if exists (select from guard.job_runs as r where r.job = p_job and r.status = 'running') then
         if p_runner <> 'manual' then
             insert into guard.job_runs (job, runner, status, finished_at)
             values (p_job, p_runner, 'skipped', clock_timestamp());
