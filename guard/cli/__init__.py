@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, incidents, jobs, review, rules, schema, server
+from guard.cli import breaker, incidents, jobs, review, rules, schema, server, settings
 from guard.cli.base import GuardGroup, State
 
 
@@ -45,6 +45,7 @@ for command in (
     incidents.incidents,
     incidents.reconcile,
     incidents.undo,
+    settings.settings,
     breaker.breaker,
     review.review,
     review.intents,
