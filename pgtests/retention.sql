@@ -4,7 +4,9 @@ select plan(20);
 
 -- the day is 15 June 2031: corrected alerts are kept from 17 March 2031, others from 15 June 2030
 select guard.ensure_alert_partitions('2030-01-01 UTC', 17);
-insert into guard.data_consistency_alerts (id, alert_type, severity, entity_type, entity_id, description, detected_at, auto_corrected)
+insert into guard.data_consistency_alerts (
+    id, alert_type, severity, entity_type, entity_id, description, detected_at, auto_corrected
+)
 values
 (-1, 'missing_direction', 'warning', 'call', 1, 'old', '2030-02-10 UTC', false),
 (-2, 'missing_direction', 'warning', 'call', 2, 'old, with an open incident', '2030-03-10 UTC', false),
@@ -55,7 +57,8 @@ select results_eq(
     'values (-2::bigint), (-4), (-6), (-7), (-8)', 'what is left'
 );
 select is(
-    pg_temp.maintain(), '{"made": 0, "blocked": 0, "deleted": 0, "dropped": 0}'::jsonb, 'the second time there is nothing'
+    pg_temp.maintain(), '{"made": 0, "blocked": 0, "deleted": 0, "dropped": 0}'::jsonb,
+    'the second time there is nothing'
 );
 update guard.incidents set status = 'resolved', resolved_at = '2031-06-01 UTC' where status <> 'resolved';
 select is(
@@ -81,7 +84,9 @@ select is(guard.prune_history('2031-06-15 UTC') -> 'more', 'false'::jsonb, 'then
 
 -- each kind: one that goes, one that stays
 insert into guard.circuit_breaker_events (circuit_key, event, from_state, to_state, generation, created_at)
-values ('a', 'override', 'closed', 'closed', 1, '2031-03-01 UTC'), ('b', 'override', 'closed', 'closed', 1, '2031-04-01 UTC');
+values
+('a', 'override', 'closed', 'closed', 1, '2031-03-01 UTC'),
+('b', 'override', 'closed', 'closed', 1, '2031-04-01 UTC');
 insert into guard.circuit_breaker_metrics (circuit_key, minute, node)
 values ('a', '2031-03-01 UTC', 'n'), ('b', '2031-04-01 UTC', 'n');
 insert into guard.webhook_events (source, event, digest, payload, action, received_at)
@@ -107,7 +112,9 @@ select results_eq('select circuit_key from guard.circuit_breaker_events', $$valu
 select results_eq('select circuit_key from guard.circuit_breaker_metrics', $$values ('b')$$, 'and their counters');
 select results_eq('select digest from guard.webhook_events', $$values ('b')$$, 'webhooks');
 select results_eq('select place from guard.faults', $$values ('b')$$, 'faults');
-select results_eq('select job from guard.job_runs order by 1', $$values ('b'), ('c')$$, 'runs, but for one that goes on');
+select results_eq(
+    'select job from guard.job_runs order by 1', $$values ('b'), ('c')$$, 'runs, but for one that goes on'
+);
 select results_eq(
     'select kind from guard.notifications order by 1', $$values ('b'), ('c'), ('d')$$,
     'messages that were sent; the others wait for somebody'
