@@ -1,15 +1,25 @@
-"""Is the database as guard left it, and do its rules do what their modes say? Read-only but for a probe taken back."""
+"""Is the database as guard left it, do its rules do what their modes say, and do its jobs run?
+
+Read-only but for a probe taken back, and for the incidents of jobs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
-from guard import ledger, migrations, rules
+from psycopg import errors
+
+from guard import cron, ledger, migrations, rules
 from guard.database import Connection
 
 ROLES = ("guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor")
+
+
+#: Said until something has run a job by itself.
+NO_SCHEDULER = "Nothing runs the jobs yet: start guard scheduler, or have cron run guard tick every minute."
 
 
 class Finding(TypedDict):
@@ -48,6 +58,8 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
             findings += _clock(connection)
         if not findings:
             _probe(connection, findings, notes)
+        if functions_are_sound:
+            findings += _jobs(connection, notes)
     return {"ok": not findings, "findings": findings, "notes": notes}
 
 
@@ -216,6 +228,32 @@ def _clock(connection: Connection) -> Iterator[Finding]:
             "object": f"the newest call was created {row[0]} minutes from now",
             "fix": "guard apply --app-timezone ZONE, with the zone that the application writes in",
         }
+
+
+def _jobs(connection: Connection, notes: list[str]) -> Iterator[Finding]:
+    """Jobs that failed or were missed, and those that pg_cron has otherwise than it should."""
+    for change in cron.differences(connection):
+        yield {"kind": "job", "object": f"apply would have {change}", "fix": "guard apply"}
+    with suppress(errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
+        connection.execute("select guard.check_jobs()")
+    rows = connection.execute(
+        """
+        select concat_ws(': ', i.description, i.details ->> 'error'), 'guard jobs run ' || (i.details ->> 'subject')
+        from guard.incidents as i
+        where i.entity_type = 'job' and i.status <> 'resolved'
+        order by i.fingerprint
+        """
+    ).fetchall()
+    for description, fix in rows:
+        yield {"kind": "job", "object": description, "fix": fix}
+    scheduled = connection.execute(
+        """
+        select exists (select from guard.jobs as j where j.in_pg_cron)
+            or exists (select from guard.job_runs as r where r.runner <> 'manual')
+        """
+    ).fetchone()
+    if scheduled == (False,):
+        notes.append(NO_SCHEDULER)
 
 
 def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> None:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, incidents, notify, review, rules, schema, server, settings
+from guard.cli import breaker, incidents, jobs, notify, review, rules, schema, server, settings
 from guard.cli.base import GuardGroup, State
 
 
@@ -51,5 +51,9 @@ for command in (
     review.review,
     review.intents,
     review.call,
+    jobs.jobs,
+    jobs.tick,
+    jobs.scheduler,
+    jobs.watch_database,
 ):
     main.add_command(command)

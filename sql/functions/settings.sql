@@ -107,6 +107,20 @@ from (
     ),
     ('digest_hours', '4', 'hours', 'How long warnings are gathered before they go out as one digest.'),
     ('max_delivery_attempts', '10', 'attempts', 'How often a message is tried on a channel before it is given up.'),
-    ('delivery_timeout_seconds', '10', 'seconds', 'How long a channel may take to accept a message.')
+    ('delivery_timeout_seconds', '10', 'seconds', 'How long a channel may take to accept a message.'),
+    (
+        'alert_retention_days', '90', 'days',
+        'How long alerts of what was corrected are kept, and with them the values before.'
+    ),
+    (
+        'uncorrected_alert_retention_days', '365', 'days',
+        'How long other alerts are kept; never shorter than those of what was corrected.'
+    ),
+    ('incident_retention_days', '365', 'days', 'How long an incident is kept after it was resolved.'),
+    (
+        'history_retention_days', '90', 'days',
+        'How long events and metrics of circuits, validations, webhooks, faults and sent messages are kept.'
+    ),
+    ('job_run_retention_days', '14', 'days', 'How long the runs of jobs are kept, those of pg_cron too.')
 ) as s (name, default_value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;
