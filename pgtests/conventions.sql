@@ -14,8 +14,8 @@ where
 
 select is_empty(
     $$select identity from guard_functions
-    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
-    'every function pins its search_path, with what a session can make last'
+    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}' and prosqlbody is null$$,
+    'every function pins its search_path, with what a session can make last, or was bound when it was made'
 );
 select is_empty(
     $$select identity from guard_functions where proowner <> 'guard_owner'::regrole$$,
@@ -44,7 +44,7 @@ select is_empty(
         'period', 'instant', 'setting', 'index_in_force', 'constraint_state', 'breaker_key', 'breaker_acquire',
         'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
         'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
-        'recover_intents', 'handle_call_ended', 'handle_booking_event'
+        'recover_intents', 'handle_call_ended', 'handle_booking_event', 'daily_report'
     )
     and not exists (
         select from guard_functions as caller

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, review, rules, schema, server
+from guard.cli import breaker, report, review, rules, schema, server
 from guard.cli.base import GuardGroup, State
 
 
@@ -46,5 +46,8 @@ for command in (
     review.review,
     review.intents,
     review.call,
+    report.report,
+    report.kpis,
+    report.views,
 ):
     main.add_command(command)

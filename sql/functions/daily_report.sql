@@ -27,11 +27,23 @@ as $$
         from jsonb_array_elements_text(p_report -> 'breakers' -> 'not_closed') as k (key)
         union all
         select
-            case r.severity when 'critical' then 3 else 5 end, r.standing,
-            format('%s: %s standing.', r.rule, r.standing),
-            case when u.repairable then 'guard reconcile --rule ' || r.rule else u.runbook end
+            case when bool_or(r.severity = 'critical') then 3 else 5 end, sum(r.standing),
+            format(
+                '%s can be repaired: %s.',
+                case sum(r.standing) when 1 then 'One standing defect' else sum(r.standing) || ' standing defects' end,
+                string_agg(format('%s (%s)', r.rule, r.standing), ', ' order by r.standing desc, r.rule)
+            ),
+            'guard reconcile'
         from jsonb_to_recordset(p_report -> 'rules') as r (rule text, severity text, standing bigint)
-        inner join guard.rules as u on r.rule = u.rule
+        inner join guard.rules as u on r.rule = u.rule and u.repairable
+        where r.standing > 0 and r.severity <> 'info'
+        having count(*) > 0
+        union all
+        select
+            case r.severity when 'critical' then 3 else 5 end, r.standing,
+            format('%s of %s standing, for a person to decide.', r.standing, r.rule), u.runbook
+        from jsonb_to_recordset(p_report -> 'rules') as r (rule text, severity text, standing bigint)
+        inner join guard.rules as u on r.rule = u.rule and not u.repairable
         where r.standing > 0 and r.severity <> 'info'
         union all
         select
@@ -48,8 +60,9 @@ as $$
         select
             6, 0,
             format(
-                '%s was %s %s; the target is %s %s.',
-                k.kpi, round(k.value, 2), k.unit, k.comparison, k.target
+                '%s was %s %s; the target is %s %s %s.',
+                initcap(left(k.kpi, 1)) || replace(substr(k.kpi, 2), '_', ' '), round(k.value, 2), k.unit,
+                case k.comparison when '>=' then 'at least' else 'at most' end, k.target, k.unit
             ),
             'guard kpis shows what it was measured on.'
         from jsonb_to_recordset(p_report -> 'kpis') as k (
@@ -97,6 +110,8 @@ begin
         return (select r.report from guard.daily_reports as r where r.report_date = p_date);
     end if;
     perform pg_advisory_xact_lock(hashtext('guard.daily_report'), p_date - date '2000-01-01');
+    -- moments are written into the report as they are read there
+    perform set_config('timezone', v_zone, true);
 
     v_report := jsonb_build_object(
         'date', p_date,
@@ -160,7 +175,7 @@ begin
             select coalesce(jsonb_agg(to_jsonb(t) order by t.cases desc, t.rule), '[]')
             from (
                 select
-                    r.rule, u.severity, u.description as cause, greatest(r.found, r.standing) as cases,
+                    r.rule, u.severity, u.entity_type, u.description as cause, greatest(r.found, r.standing) as cases,
                     r.standing, u.runbook as action, u.repair, r.examples
                 from jsonb_to_recordset(v_report -> 'rules') as r (
                     rule text, found bigint, standing bigint, examples jsonb
