@@ -33,6 +33,7 @@ def get(connection: Connection, day: str, *, refresh: bool = False) -> Report:
     A stored report of a day that was over is returned as it is, unless `refresh`; else the report is made and stored.
     Raises GuardError for what is not a day, and on a hot standby that has no report of it.
     """
+    _require_installed(connection)
     wanted = _day(connection, day)
     if not refresh:
         stored = connection.execute(
@@ -47,6 +48,11 @@ def get(connection: Connection, day: str, *, refresh: bool = False) -> Report:
             fix="Run guard report on the primary.",
         )
     return dict(row[0])
+
+
+def _require_installed(connection: Connection) -> None:
+    if connection.execute("select to_regnamespace('guard_bi')").fetchone() == (None,):
+        raise GuardError("Guard is not installed in this database.", fix="Run guard apply.")
 
 
 def _day(connection: Connection, day: str) -> date:
@@ -123,6 +129,7 @@ def kpis(
 
     A moment without a zone is in the application's. Raises psycopg errors with SQLSTATEs ZG601 and ZG603.
     """
+    _require_installed(connection)
     cursor = connection.execute(
         """
         with given as (
@@ -153,6 +160,7 @@ def views(connection: Connection, name: str | None = None) -> list[dict[str, Any
 
     Raises GuardError if there is no such view.
     """
+    _require_installed(connection)
     rows = connection.execute(
         """
         select
