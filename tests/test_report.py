@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import port_for
 import psycopg
 import pytest
+from pytest_postgresql.executors import PostgreSQLExecutor
 
 from guard import report as reporting
 from guard.errors import GuardError
@@ -230,3 +237,39 @@ def test_what_the_command_says_without_guard(legacy: str, guard: RunGuard) -> No
         failed = guard(legacy, command)
         assert (failed.returncode, failed.stdout) == (1, "")
         assert "Guard is not installed in this database. Run guard apply." in failed.stderr
+
+
+@pytest.fixture
+def standby(busy: str, server: PostgreSQLExecutor) -> Iterator[str]:
+    """A hot standby of the suite's server, with what `busy` holds and its report."""
+    made(busy, "yesterday")
+    with tempfile.TemporaryDirectory(prefix="guard-standby-") as folder:
+        data = Path(folder) / "data"
+        backup = ["pg_basebackup", f"--pgdata={data}", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        subprocess.run([*backup, f"--dbname={busy}"], check=True, capture_output=True)
+        if os.geteuid() == 0:
+            for path in (Path(folder), data, *data.rglob("*")):
+                shutil.chown(path, "postgres", "postgres")
+        port = port_for.select_random()
+        pg_ctl = str(Path(__file__).with_name("pg_ctl-as-postgres"))
+        options = f"-c port={port} -c hot_standby=on -c unix_socket_directories={folder}"
+        start = [pg_ctl, "start", "-w", "-D", str(data), "-l", f"{folder}/log", "-o", options]
+        subprocess.run(start, check=True, capture_output=True, timeout=120)
+        try:
+            yield f"postgresql://{server.user}@127.0.0.1:{port}/{busy.rpartition('/')[2]}"
+        finally:
+            subprocess.run([pg_ctl, "stop", "-m", "immediate", "-D", str(data)], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_a_hot_standby_serves_views_kpis_and_stored_reports(standby: str, busy: str, guard: RunGuard) -> None:
+    assert query(standby, "select pg_is_in_recovery()") == [(True,)]
+    for (view,) in query(standby, "select viewname from pg_views where schemaname = 'guard_bi'"):
+        assert query(standby, f"select count(*) from guard_bi.{view}") == query(
+            busy, f"select count(*) from guard_bi.{view}"
+        )
+    assert guard(standby, "kpis", "--json").returncode == 2
+    assert made(standby, "yesterday") == made(busy, "yesterday")
+    refused = guard(standby, "report", "--date", "2026-01-01")
+    assert refused.returncode == 1
+    assert "There is no report of 2026-01-01 on this hot standby" in refused.stderr
