@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import psycopg
+from psycopg import sql
+
 from guard.database import Connection
 from guard.errors import UnsuitableDatabaseError
 
@@ -51,6 +54,14 @@ COLUMN_TYPES: dict[str, dict[str, list[str]]] = {
     },
 }
 
+#: The words that guard writes into columns of calls once its rules correct.
+WORDS: dict[str, list[str]] = {
+    "direction": ["inbound"],
+    "customer_link_status": ["linked"],
+    "customer_link_method": ["phone_match"],
+    "session_outcome": ["appointment_booked", "appointment_removed", "creation_failed"],
+    "appointment_link_status": ["linked", "unlinked", "creation_failed"],
+}
 
 #: The tables that guard puts triggers on, and the columns of them that it does not add.
 GUARDED = ("calls", "appointments")
@@ -66,6 +77,8 @@ def check(connection: Connection, app_timezone: str | None = None) -> None:
         *_rights(connection, tables),
         *_columns(connection, tables),
     ]
+    if not obstacles:
+        obstacles = _words(connection)
     if obstacles:
         raise UnsuitableDatabaseError(
             "Guard cannot be installed here: " + "; ".join(obstacles) + ". Nothing was changed.",
@@ -168,3 +181,54 @@ def _columns(connection: Connection, tables: list[str]) -> list[str]:
         if len({found[name] for name in ("starts_at", "ends_at") if name in found}) > 1:
             obstacles.append(f"public.{table}.starts_at and ends_at are of different types")
     return obstacles
+
+
+def _words(connection: Connection) -> list[str]:
+    """What the application's own types and CHECKs say to the words that guard writes.
+
+    Asked of CHECKs on one column: what one over several says depends on the row.
+    """
+    obstacles = []
+    columns = connection.execute(
+        """
+        select
+            a.attname, format_type(a.atttypid, a.atttypmod), nullif(a.atttypmod, -1) - 4 as length, r.rolname,
+            coalesce(
+                jsonb_object_agg(k.conname, pg_get_expr(k.conbin, k.conrelid)) filter (where k.oid is not null), '{}'
+            )
+        from pg_catalog.pg_attribute as a
+        inner join pg_catalog.pg_class as c on a.attrelid = c.oid
+        inner join pg_catalog.pg_roles as r on c.relowner = r.oid
+        left join pg_catalog.pg_constraint as k
+            on k.conrelid = c.oid and k.contype = 'c' and k.conkey = array[a.attnum] and k.conname !~ '^guard_'
+        where c.oid = to_regclass('public.calls') and a.attname = any(%s) and not a.attisdropped
+        group by a.attname, a.attnum, a.atttypid, a.atttypmod, r.rolname
+        order by a.attnum
+        """,
+        (list(WORDS),),
+    ).fetchall()
+    for name, kind, length, owner, constraints in columns:
+        for word in WORDS[name]:
+            if length is not None and len(word) > length:
+                obstacles.append(f"public.calls.{name} is {kind}, too short for {word}")
+            obstacles += [
+                f"the constraint {constraint} refuses {word} in public.calls.{name}"
+                for constraint, expression in sorted(constraints.items())
+                if _refuses(connection, owner, expression, name, word)
+            ]
+    return obstacles
+
+
+def _refuses(connection: Connection, owner: str, expression: str, column: str, word: str) -> bool:
+    """Whether a CHECK of one column is false for a word; asked as the table's owner, whose code it may run."""
+    query = sql.SQL("select ({}) is false from (select {}::text as {}) as calls").format(
+        sql.SQL(expression),  # as the catalog prints it
+        sql.Literal(word),
+        sql.Identifier(column),
+    )
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(sql.SQL("set local role {}").format(sql.Identifier(owner)))
+            return connection.execute(query).fetchone() == (True,)
+    except psycopg.Error:
+        return False  # it cannot be asked on its own

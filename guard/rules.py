@@ -105,7 +105,7 @@ def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
     """Set the mode, which takes effect at once, then bring the rule's constraint in line with it.
 
     A CHECK constraint accepts rows that the trigger let through and so may stay when a rule is lowered. A unique index
-    or an EXCLUDE constraint cannot: it is removed. Raises psycopg errors with SQLSTATEs ZG010 to ZG013 for bad input,
+    or an EXCLUDE constraint cannot: it is removed. Raises psycopg errors with SQLSTATEs ZG010 to ZG015 for bad input,
     and GuardError where the mode is set and the constraint could not follow.
     """
     with database.connect(dsn) as connection:
@@ -114,6 +114,7 @@ def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
         connection.execute("select guard.set_rule(%s, %s, %s)", (rule, mode, rollout))
         before = constraints.state(connection, rule)
         stays = before == "in force" and not _is_index(connection, rule)
+        slipping = slipping_through(connection)
     wanted = mode == "enforce" or (mode == "correct" and rollout == 100)
     result: Move = {
         "rule": rule,
@@ -138,7 +139,19 @@ def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
             f"{rule} now stands at {mode}, but its constraint guard_{rule} could not follow. {cause.message}",
             fix=cause.fix,
         ) from error
+    if slipping:
+        warning = (
+            f"Two sessions at once may slip through {', '.join(slipping)} as long as inconsistent_link_status stands "
+            "below correct for 100 %."
+        )
+        result["message"] = f"{result['message']} {warning}" if result["message"] else warning
     return result
+
+
+def slipping_through(connection: Connection) -> list[str]:
+    """The rules at enforce that rest on inconsistent_link_status, where that stands too low."""
+    query = "select r.rule from guard.rules as r where r.mode = 'enforce' and guard.slips_through(r.rule) order by 1"
+    return [row[0] for row in connection.execute(query).fetchall()]
 
 
 def _install(session: install.Session, result: Move) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from guard import ledger, migrations
+from guard import ledger, migrations, rules
 from guard.database import Connection
 
 ROLES = ("guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor")
@@ -41,6 +41,8 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
         functions_are_sound = not findings
         if applied.issuperset(migration.id for migration in migrations.shipped()):
             findings += _catalog(connection)
+        if functions_are_sound:
+            findings += _slipping_through(connection)
         if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
             findings += _clock(connection)
         if not findings:
@@ -161,6 +163,15 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
         yield {"kind": kind, "object": obj, "fix": fix}
 
 
+def _slipping_through(connection: Connection) -> Iterator[Finding]:
+    for rule in rules.slipping_through(connection):
+        yield {
+            "kind": "slips_through",
+            "object": f"rule {rule}: two sessions at once, since inconsistent_link_status stands too low",
+            "fix": "guard rules set inconsistent_link_status --mode correct",
+        }
+
+
 def _clock(connection: Connection) -> Iterator[Finding]:
     """A newest call in the future: local timestamps are read in a zone west of the one that they were written in."""
     row = connection.execute(
@@ -181,6 +192,12 @@ def _clock(connection: Connection) -> Iterator[Finding]:
 def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> None:
     if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
         notes.append("The probe was left out: the server is a standby.")
+        return
+    row = connection.execute(
+        "select current_user::text, has_function_privilege('guard.probe_rule(text)', 'execute')"
+    ).fetchone()
+    if row is not None and not row[1]:
+        notes.append(f"The probe was left out: {row[0]} may not write on trial; a member of guard_operator may.")
         return
     rows: list[tuple[str, str, str, str | None, bool | None, str | None]] = []
     with connection.transaction(force_rollback=True):

@@ -8,20 +8,14 @@ returns tsrange
 language sql
 immutable
 parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case when p_starts_at < p_ends_at then pg_catalog.tsrange(p_starts_at, p_ends_at) end
-$$;
+return case when p_starts_at < p_ends_at then pg_catalog.tsrange(p_starts_at, p_ends_at) end;
 
 create or replace function guard.period(p_starts_at timestamptz, p_ends_at timestamptz)
 returns tstzrange
 language sql
 immutable
 parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case when p_starts_at < p_ends_at then pg_catalog.tstzrange(p_starts_at, p_ends_at) end
-$$;
+return case when p_starts_at < p_ends_at then pg_catalog.tstzrange(p_starts_at, p_ends_at) end;
 
 comment on function guard.period(timestamp, timestamp) is
 'The time an appointment takes, in the application''s local time; null if it does not end after it starts.';

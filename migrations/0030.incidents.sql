@@ -66,7 +66,7 @@ create unique index if not exists pending_checks_call_idx on guard.pending_check
 create unique index if not exists pending_checks_appointment_idx on guard.pending_checks (appointment_id);
 
 comment on table guard.incidents is
-'What is wrong, one row per defect: it is opened by detection, refreshed while the defect stands, and resolved by itself when the defect is gone.';
+'What is wrong, one row per defect: opened by detection, refreshed while it stands, resolved once it is gone.';
 comment on column guard.incidents.id is 'Grows with each incident.';
 comment on column guard.incidents.fingerprint is 'What makes it one incident: the rule and the entity.';
 comment on column guard.incidents.rule is

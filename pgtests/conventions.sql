@@ -14,8 +14,8 @@ where
 
 select is_empty(
     $$select identity from guard_functions
-    where not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}' and prosqlbody is null$$,
-    'every function pins its search_path, with what a session can make last, or was bound when it was made'
+    where prosqlbody is null and not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
+    'every function pins its search_path, with what a session can make last, or was bound as it was made'
 );
 select is_empty(
     $$select identity from guard_functions where proowner <> 'guard_owner'::regrole$$,
@@ -44,12 +44,14 @@ select is_empty(
         'period', 'instant', 'setting', 'index_in_force', 'constraint_state', 'breaker_key', 'breaker_acquire',
         'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
         'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
-        'recover_intents', 'handle_call_ended', 'handle_booking_event', 'daily_report'
+        'recover_intents', 'handle_call_ended', 'handle_booking_event', 'detect', 'check_call', 'judge_pending',
+        'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo', 'daily_report'
     )
     and not exists (
         select from guard_functions as caller
         where caller.oid <> f.oid and caller.prosrc like '%guard.' || f.proname || '(%'
     )
+    and not exists (select from guard.rules as r where r.repair_with = 'guard.' || f.proname)
     and not exists (select from pg_catalog.pg_trigger as t where t.tgfoid = f.oid)$$,
     'no function is unused'
 );
@@ -89,7 +91,10 @@ select is_empty($$select r.rule from guard.rules as r where r.probe is null$$, '
 select is_empty(
     $$select f.identity, c.* from guard_functions as f
     cross join lateral plpgsql_check_function(f.oid) as c
-    where f.lanname = 'plpgsql' and f.prorettype <> 'trigger'::regtype$$,
+    where
+        f.lanname = 'plpgsql' and f.prorettype <> 'trigger'::regtype
+        -- what a rule's view returns is known only when it is asked
+        and not (f.proname = 'find_violations' and c ~ 'maybe unmodified|result of dynamic SQL')$$,
     'plpgsql_check finds nothing in the functions'
 );
 select is_empty(

@@ -30,6 +30,7 @@ select is_empty(
     'select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p where p.passed is not true',
     'off'
 );
+select guard.set_rule('inconsistent_link_status', 'enforce');
 select count(guard.set_rule(r.rule, 'enforce')) from guard.rules as r where r.enforceable;
 select is_empty(
     'select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p where p.passed is not true',

@@ -1,6 +1,6 @@
 -- One remote booking on several appointments.
 begin;
-select plan(8);
+select plan(9);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.appointments (id, company_id, calcom_v2_booking_id)
@@ -29,13 +29,18 @@ select is_empty('select from guard.data_consistency_alerts where entity_id = 6',
 
 select guard.set_rule('duplicate_booking', 'enforce');
 select throws_ok(
-    $$insert into public.appointments (company_id, calcom_v2_booking_id) values (1, 'bk_1')$$, 'ZG110', null,
+    $$insert into public.appointments (id, company_id, calcom_v2_booking_id) values (10, 1, 'bk_1')$$, 'ZG110', null,
     'enforce: refused, also before the index is there'
 );
 select throws_ok(
-    $$insert into public.appointments (company_id, calcom_v2_booking_id) values (1, 'bk_9'), (1, 'bk_9')$$,
+    $$insert into public.appointments (id, company_id, calcom_v2_booking_id) values (10, 1, 'bk_9'), (11, 1, 'bk_9')$$,
     'ZG110', null,
     'enforce: also within one statement'
+);
+insert into public.appointments (id, company_id, calcom_v2_booking_id) values (20, 1, 'bk_20'), (21, 1, 'bk_21');
+select throws_ok(
+    $$update public.appointments set calcom_v2_booking_id = 'bk_21' where id = 20$$, 'ZG110', null,
+    'enforce: the one that was made first takes the id of a later one'
 );
 select lives_ok(
     $$update public.appointments set status = 'done' where id = 5$$, 'enforce: what was wrong before can be written'

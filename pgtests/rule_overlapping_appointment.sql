@@ -1,6 +1,6 @@
 -- One staff member, two active appointments at one time.
 begin;
-select plan(12);
+select plan(15);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.staff (id, company_id, name) values (1, 1, 'S'), (2, 1, 'T');
@@ -51,8 +51,8 @@ select is_empty('select from guard.data_consistency_alerts where entity_id = 11'
 
 select guard.set_rule('overlapping_appointment', 'enforce');
 select throws_ok(
-    $$insert into public.appointments (company_id, staff_id, starts_at, ends_at)
-    values (1, 1, '2030-01-01 09:45', '2030-01-01 09:50')$$, 'ZG111', null,
+    $$insert into public.appointments (id, company_id, staff_id, starts_at, ends_at)
+    values (40, 1, 1, '2030-01-01 09:45', '2030-01-01 09:50')$$, 'ZG111', null,
     'enforce: refused, also before the constraint is there'
 );
 update public.appointments set id = 12 where id = 4;
@@ -67,6 +67,24 @@ select throws_ok(
     $$insert into public.appointments (id, company_id, staff_id, starts_at, ends_at) values
     (20, 1, 2, '2031-01-01 09:00', '2031-01-01 10:00'), (21, 1, 2, '2031-01-01 09:59', '2031-01-01 11:00')$$,
     'ZG111', null, 'enforce: also within one statement'
+);
+insert into public.appointments (id, company_id, staff_id, starts_at, ends_at) values
+(30, 1, 2, '2032-01-01 09:00', '2032-01-01 10:00'), (31, 1, 2, '2032-01-01 10:00', '2032-01-01 11:00'),
+(32, 1, 2, '2032-01-01 15:00', '2032-01-01 16:00');
+select throws_ok(
+    $$update public.appointments set ends_at = '2032-01-01 10:01' where id = 30$$, 'ZG111', null,
+    'enforce: so is moving the one that was made first'
+);
+select throws_ok(
+    $$insert into public.appointments (id, company_id, staff_id, starts_at, ends_at)
+    values (40, 1, 2, '2032-01-01 12:00', '2032-01-01 12:30'), (41, 1, 2, '2032-01-01 08:00', '2032-01-01 18:00')$$,
+    'ZG111', null, 'enforce: an appointment that others lie within'
+);
+select lives_ok(
+    $$insert into public.appointments (id, company_id, staff_id, starts_at, ends_at) values
+    (40, 1, 2, '2032-01-01 11:00', '2032-01-01 12:00'), (41, 1, 2, '2032-01-01 14:00', '2032-01-01 15:00'),
+    (42, 1, 2, '2032-01-01 16:00', '2032-01-01 17:00')$$,
+    'enforce: free slots between taken ones'
 );
 select is(
     (select count(*) from guard.overlapping_appointment as o where o.entity_id in (1, 2)), 0::bigint,

@@ -126,6 +126,31 @@ UNSUITABLE = {
         ],
         "public.calls.session_outcome is public.call_outcome, and guard needs text",
     ),
+    "status that is a domain": (
+        [
+            "create domain link_state as text check (value in ('linked', 'unlinked'))",
+            "alter table calls drop column appointment_link_status, add column appointment_link_status link_state",
+        ],
+        "public.calls.appointment_link_status is public.link_state, and guard needs text",
+    ),
+    "words that a CHECK refuses": (
+        [
+            "update calls set appointment_link_status = null, session_outcome = null",
+            "alter table calls add constraint outcomes"
+            " check (session_outcome in ('appointment_booked', 'creation_failed', 'abandoned'))",
+            "alter table calls add check (appointment_link_status ~ '^(un)?linked$') not valid",
+            # these say nothing against them: too little is known, or nothing is wrong
+            "alter table calls add check (session_outcome <> 'lost'), add check (length(session_outcome) < 40)",
+            "alter table calls add check (session_outcome <> 'creation_failed' or status = 'ended')",
+        ],
+        "the constraint outcomes refuses appointment_removed in public.calls.session_outcome; "
+        "the constraint calls_appointment_link_status_check refuses creation_failed in "
+        "public.calls.appointment_link_status",
+    ),
+    "words that are too long": (
+        ["alter table calls alter customer_link_method type varchar(10) using null"],
+        "public.calls.customer_link_method is character varying(10), too short for phone_match",
+    ),
     "no company": (["alter table calls drop column company_id"], "public.calls has no column company_id"),
     "view": (
         ["alter table calls rename to phone_calls", "create view calls as select * from phone_calls"],

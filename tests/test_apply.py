@@ -98,6 +98,7 @@ def test_upgrade_from_the_first_migrations(count: int, legacy: str, adopted: str
     assert catalog(legacy) == catalog(adopted)
 
 
+@pytest.mark.slow
 def test_upgrade_from_older_texts(legacy: str, adopted: str, project: Path) -> None:
     def amend(path: str, old: str, new: str) -> None:
         file = project / path
@@ -149,6 +150,7 @@ def test_upgrade_from_older_texts(legacy: str, adopted: str, project: Path) -> N
 # --- locks ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_writers_pass_while_a_reader_is_in_the_way(legacy: str, adopted: str) -> None:
     with transaction(legacy, "select count(*) from calls"):
         process = start(legacy, "apply")
@@ -164,6 +166,7 @@ def test_writers_pass_while_a_reader_is_in_the_way(legacy: str, adopted: str) ->
     assert catalog(legacy) == catalog(adopted)
 
 
+@pytest.mark.slow
 def test_reader_that_stays_is_named(legacy: str, adopted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "ATTEMPTS", 2)
     with transaction(legacy, "select count(*) from calls where from_number <> '+4915112345678'") as reader:
@@ -238,6 +241,7 @@ def test_lock_timeout_is_retried_until_the_lock_is_there(legacy: str) -> None:
         session.worker.execute("select from not_there")
 
 
+@pytest.mark.slow
 def test_two_at_once(legacy: str, adopted: str, guard: RunGuard) -> None:
     with transaction(legacy, "select from calls"):
         first = start(legacy, "apply")
@@ -370,6 +374,7 @@ def test_end_of_the_process_ends_its_statement(legacy: str) -> None:
         wait_until(legacy, f"select not ({WAITING})")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["invalid", "missing"])
 def test_index_that_was_lost_is_found_and_rebuilt(made: str, adopted: str, guard: RunGuard) -> None:
     before = catalog(adopted)
@@ -387,6 +392,7 @@ def test_index_that_was_lost_is_found_and_rebuilt(made: str, adopted: str, guard
     assert guard(adopted, "verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_writers_while_it_is_applied(legacy: str) -> None:
     """No write fails, deadlocks or waits for long while guard is installed."""
     with writer(legacy) as failures:

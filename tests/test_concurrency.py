@@ -129,6 +129,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "text", "instead", "isolation"), BROKEN.values(), ids=BROKEN.keys())
 def test_random_writes_find_a_broken_synchronisation(
     make_database: MakeDatabase, greenfield_template: str, function: str, text: str, instead: str, isolation: str
@@ -371,6 +372,33 @@ def test_second_of_two_writes(database: str, meeting: Meeting) -> None:
             assert workload.contradictions(observer, workload.CORRECTED) == [], isolation
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("observe", DONE), ("correct", DONE), ("enforce", "ZG104")])
+def test_upsert_meets_a_call_that_is_deleted_meanwhile(database: str, mode: str, expected: str) -> None:
+    """It was let through as an update of a call that is there, and is judged as the insert that it became."""
+    with (
+        psycopg.connect(database, autocommit=True) as observer,
+        two_sessions(database) as (first, second),
+    ):
+        reset(observer)
+        stand(observer, "correct", missing_direction=mode)
+        first.begin()
+        assert first.run("delete from calls where id = 3") == DONE
+        second.start(
+            """
+            insert into calls (id, company_id, retell_call_id, status) values (9, 1, 'call_3', 'ended')
+            on conflict (retell_call_id) do update set status = excluded.status
+            """
+        )
+        assert second.is_blocked()
+        assert first.run("commit") == DONE
+        assert second.finish() == expected
+        written = observer.execute(
+            "select c.direction, a.auto_corrected from calls as c"
+            " left join guard.data_consistency_alerts as a on a.entity_id = c.id where c.retell_call_id = 'call_3'"
+        ).fetchall()
+        assert written == {"observe": [(None, False)], "correct": [("inbound", True)], "enforce": []}[mode]
+
+
 LOCKING = {
     "insert": "insert into appointments (company_id, call_id) select 1, i from generate_series(9, 1, -1) as i",
     "delete": "delete from appointments where call_id between 1 and 9",
@@ -401,7 +429,74 @@ def test_calls_are_locked_in_the_order_of_their_ids(database: str, write: str) -
         assert free == [(6,), (7,), (8,), (9,)]
 
 
+# Enforcing before the index is there
+
+TAKEN = {
+    "duplicate_booking": (
+        "insert into appointments (id, company_id, calcom_v2_booking_id) values ({0}, 1, 'one')",
+        "update appointments set calcom_v2_booking_id = 'one' where id = {0}",
+        "ZG110",
+    ),
+    "overlapping_appointment": (
+        """insert into appointments (id, company_id, staff_id, starts_at, ends_at)
+        values ({0}, 1, 1, '2030-01-01 09:00', '2030-01-01 10:00')""",
+        "update appointments set staff_id = 1, starts_at = '2030-01-01 09:30', ends_at = '2030-01-01 10:30' "
+        "where id = {0}",
+        "ZG111",
+    ),
+}
+
+
+@pytest.mark.parametrize("isolation", [READ_COMMITTED, SERIALIZABLE])
+@pytest.mark.parametrize("rule", TAKEN)
+def test_enforced_without_its_index(database: str, rule: str, isolation: str) -> None:
+    """The second of two sessions waits for the first, and sees what it wrote."""
+    add, move, refusal = TAKEN[rule]
+    expected = refusal if isolation == READ_COMMITTED else RETRIED
+    with psycopg.connect(database, autocommit=True) as observer:
+        reset(observer)
+        stand(observer, "correct")
+        for (statement,) in observer.execute("select statement from guard.constraint_statements(%s, false)", (rule,)):
+            observer.execute(statement)
+        observer.execute("insert into staff (id, company_id, name) values (1, 1, 'S')")
+        for number, other in enumerate((add.format(100), move.format(21))):
+            with two_sessions(database, isolation) as (first, second):
+                outcomes = overlap(first, second, add.format(90 + number), other)
+            assert outcomes == (DONE, expected, True), other
+            assert observer.execute(f"select from guard.{rule}").fetchall() == []
+            with two_sessions(database, isolation) as (first, second):
+                assert overlap(first, second, f"delete from appointments where id = {90 + number}", "select") == (
+                    DONE,
+                    DONE,
+                    False,
+                )
+
+
+def test_many_writes_of_one_transaction_take_few_turns(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        reset(connection)
+        connection.execute("drop index guard_duplicate_booking")
+        connection.execute("select guard.set_rule('duplicate_booking', 'enforce')")
+        with connection.transaction():
+            connection.execute(
+                "insert into appointments (id, company_id, calcom_v2_booking_id) "
+                "select 100 + i, 1, 'bulk_' || i from generate_series(1, 5000) as i"
+            )
+            locks = connection.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone()
+    assert locks == (256,)
+
+
 # Moving a rule
+
+
+def test_a_rule_is_not_raised_while_the_one_it_rests_on_is_lowered(database: str) -> None:
+    with two_sessions(database) as (one, other):
+        one.begin()
+        assert one.run("select guard.set_rule('inconsistent_link_status', 'observe')") == DONE
+        other.start("select guard.set_rule('tenant_mismatch', 'enforce')")
+        assert other.is_blocked()
+        assert one.run("commit") == DONE
+        assert other.finish() == "ZG015"
 
 
 def test_a_rule_is_moved_while_transactions_write(database: str) -> None:

@@ -119,6 +119,7 @@ def test_pg_prove_judges_alike(case: Case, tap_dsn: str, tmp_path: Path) -> None
     assert (pg_prove(tap_dsn, file).returncode == 0) == case.green
 
 
+@pytest.mark.slow
 @needs_pg_prove
 def test_project_files_are_green_under_pg_prove(tap_database: str) -> None:
     files = sorted((PROJECT / "pgtests").glob("*.sql"))

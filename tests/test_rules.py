@@ -459,4 +459,4 @@ def test_folder_that_is_not_there(adopted: str, tmp_path: Path) -> None:
 def test_constraint_state_of_a_rule_without_one(adopted: str) -> None:
     with psycopg.connect(adopted) as connection:
         assert constraints.state(connection, "tenant_mismatch") is None
-    assert registry.move(adopted, "tenant_mismatch", "enforce", 100)["constraint"] is None
+    assert registry.move(adopted, "tenant_mismatch", "correct", 100)["constraint"] is None

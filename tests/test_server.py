@@ -105,6 +105,7 @@ def test_command_starts_tells_and_stops(home: Path, guard: RunGuard) -> None:
     assert (json.loads(stopped.stdout)["running"], json.loads(stopped.stdout)["dsn"]) == (False, None)
 
 
+@pytest.mark.slow
 def test_settings(server: EmbeddedServer) -> None:
     server.up()
     names = ("server_encoding", "timezone", "fsync", "data_checksums", "listen_addresses")
@@ -114,6 +115,7 @@ def test_settings(server: EmbeddedServer) -> None:
     execute(server.dsn(), "create extension btree_gist")
 
 
+@pytest.mark.slow
 def test_data_outlive_a_restart(server: EmbeddedServer) -> None:
     server.up()
     execute(server.dsn(), "create table kept as select 1 as one")
@@ -124,6 +126,7 @@ def test_data_outlive_a_restart(server: EmbeddedServer) -> None:
     assert ask(server.dsn(), "select one from kept") == 1
 
 
+@pytest.mark.slow
 def test_two_at_once_start_one_server(server: EmbeddedServer) -> None:
     environment = os.environ | {"GUARD_HOME": str(server.home)}
     commands = [subprocess.Popen([GUARD, "up"], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -133,6 +136,7 @@ def test_two_at_once_start_one_server(server: EmbeddedServer) -> None:
     assert ask(server.dsn(), "select 1") == 1
 
 
+@pytest.mark.slow
 def test_up_recovers_from_a_killed_server(server: EmbeddedServer) -> None:
     server.up()
     execute(server.dsn(), "create table kept as select 1 as one")
@@ -144,6 +148,7 @@ def test_up_recovers_from_a_killed_server(server: EmbeddedServer) -> None:
     assert ask(server.dsn(), "select one from kept") == 1
 
 
+@pytest.mark.slow
 def test_up_recovers_when_the_pid_of_a_killed_server_is_in_use(server: EmbeddedServer) -> None:
     server.up()
     kill(server)
@@ -159,6 +164,7 @@ def test_up_recovers_when_the_pid_of_a_killed_server_is_in_use(server: EmbeddedS
     assert ask(server.dsn(), "select 1") == 1
 
 
+@pytest.mark.slow
 def test_up_recovers_from_an_up_killed_while_it_made_the_cluster(server: EmbeddedServer) -> None:
     command = subprocess.Popen([GUARD, "up"], env=os.environ | {"GUARD_HOME": str(server.home)})
     while not list(server.home.glob("new-*/PG_VERSION")):
@@ -171,6 +177,7 @@ def test_up_recovers_from_an_up_killed_while_it_made_the_cluster(server: Embedde
     assert ask(server.dsn(), "select current_database()") == "guard"
 
 
+@pytest.mark.slow
 def test_up_removes_what_a_killed_one_left(server: EmbeddedServer) -> None:
     left = server.home / "new-left"
     left.mkdir(parents=True)
@@ -180,6 +187,7 @@ def test_up_removes_what_a_killed_one_left(server: EmbeddedServer) -> None:
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_port_needs_the_password(server: EmbeddedServer) -> None:
     port = port_for.select_random()
     server.up(port)
@@ -211,6 +219,7 @@ def test_other_users_are_kept_out(server: EmbeddedServer) -> None:
         call_as("nobody", ask, server.dsn(), "select 1")
 
 
+@pytest.mark.slow
 @as_root
 def test_ordinary_user(server: EmbeddedServer) -> None:
     shutil.chown(server.home.parent, "nobody")

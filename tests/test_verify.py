@@ -168,6 +168,34 @@ def test_read_only_session_is_not_probed(adopted: str, guard: RunGuard) -> None:
     assert "read-only transaction" in result["notes"][0]
 
 
+def test_as_a_monitor(adopted: str, guard: RunGuard) -> None:
+    """A login of the monitoring role sees what is wrong; it may not write, not even on trial."""
+    monitor = make_conninfo(adopted, options="-c role=guard_monitor")
+    assert run(monitor) == {
+        "ok": True,
+        "findings": [],
+        "notes": ["The probe was left out: guard_monitor may not write on trial; a member of guard_operator may."],
+    }
+    execute(adopted, "drop trigger before_insert_call_set_direction on calls")
+    assert findings(monitor) == {("missing", "trigger public.calls before_insert_call_set_direction")}
+
+
+def test_rules_that_rest_on_one_that_was_lowered(database: str, guard: RunGuard) -> None:
+    assert guard(database, "rules", "set", "tenant_mismatch", "--mode", "enforce").returncode == 0
+    lowered = guard(database, "rules", "set", "inconsistent_link_status", "--mode", "observe")
+    assert lowered.returncode == 0
+    assert lowered.stdout.splitlines()[1] == (
+        "Two sessions at once may slip through tenant_mismatch as long as inconsistent_link_status stands below "
+        "correct for 100 %."
+    )
+    assert findings(database) == {
+        ("slips_through", "rule tenant_mismatch: two sessions at once, since inconsistent_link_status stands too low")
+    }
+    refused = guard(database, "rules", "set", "missing_appointment", "--mode", "enforce")
+    assert refused.returncode == 1
+    assert "[ZG015]. First: select guard.set_rule('inconsistent_link_status', 'correct')" in refused.stderr
+
+
 def test_application_trigger_that_refuses_the_probe_is_noted(adopted: str) -> None:
     execute(adopted, "alter table calls add constraint positive check (id > 0)")
     result = run(adopted)

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, report, review, rules, schema, server
+from guard.cli import breaker, incidents, report, review, rules, schema, server
 from guard.cli.base import GuardGroup, State
 
 
@@ -42,6 +42,9 @@ for command in (
     schema.verify,
     schema.rollback,
     rules.rules,
+    incidents.incidents,
+    incidents.reconcile,
+    incidents.undo,
     breaker.breaker,
     review.review,
     review.intents,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
 import click
 import psycopg
+from psycopg.rows import dict_row
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +27,7 @@ FOUND = 2
 click.UsageError.exit_code = 1
 
 F = TypeVar("F", bound=Callable[..., Any])
+Row = dict[str, Any]
 
 
 @dataclass
@@ -43,6 +47,11 @@ class State:
         """Connect to the database that the user named."""
         return database.connect(database.resolve_dsn(self.dsn), **options)
 
+    def query(self, statement: str, **parameters: Any) -> list[Row]:
+        """Run one statement in a transaction of its own, and return its rows."""
+        with self.connect() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(statement.encode(), parameters).fetchall()
+
     def print_json(self, value: Any) -> None:
         click.echo(json.dumps(value, indent=2, default=str))
 
@@ -56,10 +65,42 @@ class State:
             table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
         self.out.print(table)
 
+    def print_record(self, row: Row) -> None:
+        """Print one row, a line for each column."""
+        if self.as_json:
+            self.print_json(row)
+        else:
+            names = [Text(name.replace("_", " "), style="bold") for name in row]
+            self.print_table(("", ""), [(name, cell(value)) for name, value in zip(names, row.values(), strict=True)])
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it; changes of a row as `column: before → after`."""
+    if value is None:
+        return "-"
+    if isinstance(value, list) and value and all(isinstance(change, dict) and "column" in change for change in value):
+        return "\n".join(f"{c['column']}: {cell(c.get('before'))} → {cell(c.get('after'))}" for c in value)
+    if isinstance(value, dict | list):
+        return json.dumps(value, default=str)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return local_time(value) if isinstance(value, datetime) else str(value)
+
+
+def local_time(value: datetime | None) -> str:
+    """A moment in the terminal's zone."""
+    return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
 
 def _console(*, stderr: bool = False) -> Console:
-    """Text is printed as it is: a path is not broken at the width of a terminal, `[x]` is not a style."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    """Text is printed as it is: a path is not broken at the width of a terminal, `[x]` is not a style.
+
+    What goes to a file or a pipe has no width, and its tables are not folded.
+    """
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 240
+    return console
 
 
 pass_state = click.make_pass_decorator(State)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import json
-from datetime import datetime
-from typing import Any
 
 import click
-from psycopg.rows import dict_row
 
 from guard import booking
-from guard.cli.base import State, json_option, pass_state
+from guard.cli.base import State, cell, json_option, local_time, pass_state
 from guard.errors import GuardError
-
-Row = dict[str, Any]
 
 
 @click.group()
@@ -35,8 +29,7 @@ def list_items(state: State, status: str, limit: int) -> None:
       guard review list
       guard review list --status in_progress --json
     """
-    rows = _query(
-        state,
+    rows = state.query(
         """
         select q.id, q.priority, q.status, q.reason, q.call_id, q.assignee, q.created_at
         from guard.manual_review_queue as q
@@ -55,7 +48,15 @@ def list_items(state: State, status: str, limit: int) -> None:
         state.print_table(
             ("#id", "#priority", "status", "reason", "#call", "assignee", "since"),
             [
-                (r["id"], r["priority"], r["status"], r["reason"], r["call_id"], r["assignee"], _time(r["created_at"]))
+                (
+                    r["id"],
+                    r["priority"],
+                    r["status"],
+                    r["reason"],
+                    r["call_id"],
+                    r["assignee"],
+                    local_time(r["created_at"]),
+                )
                 for r in rows
             ],
         )
@@ -72,10 +73,10 @@ def show(state: State, item: int) -> None:
     Example:
       guard review show 17
     """
-    rows = _query(state, "select q.* from guard.manual_review_queue as q where q.id = %(id)s", id=item)
+    rows = state.query("select q.* from guard.manual_review_queue as q where q.id = %(id)s", id=item)
     if not rows:
         raise GuardError(f"There is no review item {item}.", fix="guard review list shows them.")
-    _print_one(state, rows[0])
+    state.print_record(rows[0])
 
 
 @review.command()
@@ -89,9 +90,9 @@ def take(state: State, assignee: str | None) -> None:
     Example:
       guard review take --as ann
     """
-    rows = _query(state, "select * from guard.take_review(%(assignee)s)", assignee=assignee or getpass.getuser())
+    rows = state.query("select * from guard.take_review(%(assignee)s)", assignee=assignee or getpass.getuser())
     if rows:
-        _print_one(state, rows[0])
+        state.print_record(rows[0])
     elif state.as_json:
         state.print_json(None)
     else:
@@ -110,7 +111,7 @@ def resolve(state: State, item: int, resolution: str) -> None:
     Example:
       guard review resolve 17 "called the customer, booked again"
     """
-    _print_one(state, _query(state, "select * from guard.resolve_review(%(id)s, %(how)s)", id=item, how=resolution)[0])
+    state.print_record(state.query("select * from guard.resolve_review(%(id)s, %(how)s)", id=item, how=resolution)[0])
 
 
 @review.command()
@@ -124,7 +125,7 @@ def release(state: State, item: int) -> None:
     Example:
       guard review release 17
     """
-    _print_one(state, _query(state, "select * from guard.release_review(%(id)s)", id=item)[0])
+    state.print_record(state.query("select * from guard.release_review(%(id)s)", id=item)[0])
 
 
 @click.group()
@@ -145,8 +146,7 @@ def list_intents(state: State, everything: bool, limit: int) -> None:
       guard intents list
       guard intents list --all --json
     """
-    rows = _query(
-        state,
+    rows = state.query(
         """
         select i.id, i.key, i.call_id, i.state, i.booking_id, i.appointment_id, i.failure_reason, i.updated_at
         from guard.booking_intents as i
@@ -172,7 +172,7 @@ def list_intents(state: State, everything: bool, limit: int) -> None:
                     r["state"],
                     r["booking_id"],
                     r["appointment_id"],
-                    _time(r["updated_at"]),
+                    local_time(r["updated_at"]),
                 )
                 for r in rows
             ],
@@ -211,8 +211,7 @@ def call(state: State, call_id: int) -> None:
     Example:
       guard call 20001
     """
-    calls = _query(
-        state,
+    calls = state.query(
         """
         select
             c.id, c.company_id, c.retell_call_id, c.direction, c.status,
@@ -250,40 +249,12 @@ def call(state: State, call_id: int) -> None:
             from guard.validation_metrics as v where v.call_id = %(id)s order by v.id desc limit 50
         """,
     }
-    found = {name: _query(state, query, id=call_id) for name, query in known.items()}
+    found = {name: state.query(query, id=call_id) for name, query in known.items()}
     if state.as_json:
         state.print_json({"call": calls[0], **found})
         return
-    _print_one(state, calls[0])
+    state.print_record(calls[0])
     for name, rows in found.items():
         if rows:
             state.out.print()
-            state.print_table(list(rows[0]), [[_cell(v) for v in row.values()] for row in rows], title=name)
-
-
-def _query(state: State, statement: str, **parameters: Any) -> list[Row]:
-    with state.connect() as connection, connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(statement.encode(), parameters).fetchall()
-
-
-def _print_one(state: State, row: Row) -> None:
-    if state.as_json:
-        state.print_json(row)
-    else:
-        state.print_table(("", ""), [(f"[bold]{name.replace('_', ' ')}", _cell(value)) for name, value in row.items()])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list) and value and all(isinstance(change, dict) and "column" in change for change in value):
-        return "\n".join(f"{c['column']}: {_cell(c.get('before'))} → {_cell(c.get('after'))}" for c in value)
-    if isinstance(value, dict | list):
-        return json.dumps(value, default=str)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return _time(value) if isinstance(value, datetime) else str(value)
-
-
-def _time(value: datetime) -> str:
-    return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+            state.print_table(list(rows[0]), [[cell(v) for v in row.values()] for row in rows], title=name)

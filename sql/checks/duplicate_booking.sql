@@ -13,7 +13,9 @@ select
     a.id::bigint as entity_id,
     a.company_id::bigint as company_id,
     greatest(guard.instant(a.created_at), guard.instant(a.updated_at)) as occurred_at,
-    jsonb_build_object('booking_id', a.calcom_v2_booking_id) as details
+    jsonb_build_object('booking_id', a.calcom_v2_booking_id) as details,
+    a.id as row_id,
+    a.created_at as row_created_at
 from public.appointments as a
 inner join guard.rules as r on r.rule = 'duplicate_booking'
 where

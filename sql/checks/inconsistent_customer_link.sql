@@ -18,7 +18,8 @@ select
         'customer_link_status', c.customer_link_status,
         'customer_link_method', c.customer_link_method,
         'customer_link_confidence', c.customer_link_confidence
-    ) as details
+    ) as details,
+    c.id as row_id
 from public.calls as c
 inner join guard.rules as r on r.rule = 'inconsistent_customer_link'
 where
@@ -34,6 +35,7 @@ select guard.register_rule(
     p_repair => 'what is null becomes linked, phone_match, 100.00',
     p_runbook => 'Write status, method and confidence together with customer_id.',
     p_repairable => true,
+    p_repair_with => 'guard.rewrite_calls',
     p_constraint_kind => 'check',
     p_constraint_definition =>
     $$check (

@@ -13,7 +13,8 @@ select
     c.id::bigint as entity_id,
     c.company_id::bigint as company_id,
     greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) as occurred_at,
-    jsonb_build_object('status', c.status) as details
+    jsonb_build_object('status', c.status) as details,
+    c.id as row_id
 from public.calls as c
 inner join guard.rules as r on r.rule = 'missing_direction'
 where c.direction is null;
@@ -27,6 +28,7 @@ select guard.register_rule(
     p_repair => 'direction becomes inbound',
     p_runbook => 'Write direction as inbound or outbound.',
     p_repairable => true,
+    p_repair_with => 'guard.rewrite_calls',
     p_constraint_kind => 'check',
     p_constraint_definition =>
     $$check (direction is not null or (guard_corrections @> '[{"rule": "missing_direction"}]') is true)$$,

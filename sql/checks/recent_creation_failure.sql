@@ -13,12 +13,15 @@ select
     c.id::bigint as entity_id,
     c.company_id::bigint as company_id,
     greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) as occurred_at,
-    jsonb_build_object('session_outcome', c.session_outcome) as details
+    jsonb_build_object('session_outcome', c.session_outcome) as details,
+    c.id as row_id
 from public.calls as c
 inner join guard.rules as r on r.rule = 'recent_creation_failure'
 where
     c.session_outcome::text = any('{creation_failed,booking_failed}')
-    and greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) >= now() - r.detection_window;
+    and greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) >= now() - r.detection_window
+    -- what an index can look for: a booking is tried within a day of its call, whatever the zone of its timestamps
+    and c.created_at >= now() - r.detection_window - interval '2 days';
 
 select guard.register_rule(
     p_rule => 'recent_creation_failure',
@@ -32,5 +35,6 @@ select guard.register_rule(
     p_enforceable => false,
     p_detection_window => '1 hour',
     p_probe =>
-    $$update public.calls set session_outcome = 'creation_failed', updated_at = now() where id = $1$$
+    $$update public.calls
+    set session_outcome = 'creation_failed', created_at = now(), updated_at = now() where id = $1$$
 );

@@ -13,7 +13,8 @@ select
     c.id::bigint as entity_id,
     c.company_id::bigint as company_id,
     greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) as occurred_at,
-    jsonb_build_object('session_outcome', c.session_outcome, 'appointment_made', c.appointment_made) as details
+    jsonb_build_object('session_outcome', c.session_outcome, 'appointment_made', c.appointment_made) as details,
+    c.id as row_id
 from public.calls as c
 inner join guard.rules as r on r.rule = 'session_outcome_mismatch'
 where c.session_outcome = 'appointment_booked' and c.appointment_made is not true;
@@ -27,6 +28,7 @@ select guard.register_rule(
     p_repair => 'both say booked, and the call is checked again after the grace',
     p_runbook => 'Write session_outcome and appointment_made in one statement, and so that they agree.',
     p_repairable => true,
+    p_repair_with => 'guard.rewrite_calls',
     p_constraint_kind => 'check',
     p_constraint_definition =>
     $$check (

@@ -13,7 +13,9 @@ select
     a.id::bigint as entity_id,
     a.company_id::bigint as company_id,
     greatest(guard.instant(a.created_at), guard.instant(a.updated_at)) as occurred_at,
-    jsonb_build_object('call_id', c.id, 'call_company_id', c.company_id) as details
+    jsonb_build_object('call_id', c.id, 'call_company_id', c.company_id) as details,
+    a.id as row_id,
+    a.created_at as row_created_at
 from public.appointments as a
 inner join public.calls as c on a.call_id = c.id
 inner join guard.rules as r on r.rule = 'tenant_mismatch'

@@ -1,6 +1,8 @@
 -- provides: function guard.constraint_state(text)
 -- provides: function guard.constraint_statements(text, boolean)
 -- provides: function guard.index_in_force(text)
+-- provides: function guard.is_enforced(text)
+-- provides: function guard.take_turns(text, bigint[])
 --
 -- The table constraint of a rule is named guard_<rule>. It stands on the application's own table, so the table's
 -- owner runs the statements, each in a transaction of its own: a function cannot.
@@ -108,3 +110,50 @@ as $$
 $$;
 
 comment on function guard.index_in_force(text) is 'Whether a valid index makes violations of the rule impossible.';
+
+-- Where the registry cannot be read a rule is not enforced; the fault is counted.
+create or replace function guard.is_enforced(p_rule text)
+returns boolean
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (select from guard.rules as r where r.rule = p_rule and r.mode = 'enforce');
+exception
+    when serialization_failure or deadlock_detected then
+        raise;
+    when others then
+        perform guard.note_fault('is_enforced', sqlstate, sqlerrm);
+        return false;
+end
+$$;
+
+comment on function guard.is_enforced(text) is 'Whether a rule stands at enforce.';
+
+-- As long as old rows stand in the way of its index, two sessions at once would not see what the other one writes: at
+-- enforce those that may collide take turns. p_keys: hashes of what must be unique, or null. A turn is one of 256, so that a bulk load cannot exhaust the lock table;
+-- whoever shares one by chance waits until the other transaction has ended.
+-- Locks: advisory ones of the transaction, in ascending order, before any row: (hashtext('guard.' || rule), turn).
+create or replace function guard.take_turns(p_rule text, p_keys bigint[])
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pg_advisory_xact_lock(hashtext('guard.' || p_rule), t.turn)
+    from (
+        select distinct (k.key & 255)::integer as turn
+        from unnest(p_keys) as k (key)
+        where k.key is not null
+        order by turn
+        offset 0
+    ) as t;
+end
+$$;
+
+comment on function guard.take_turns(text, bigint[]) is
+'Wait for the transactions that write what may collide with this statement.';

@@ -36,7 +36,7 @@ $$;
 
 comment on function guard.mark(jsonb, text, text, text, jsonb, jsonb) is 'Add a mark to a row''s guard_corrections.';
 
--- p_rows: [{"id", "company_id", "marks"}]. One alert per row and rule. Locks: ROW EXCLUSIVE on the alerts.
+-- p_rows: [{"id", "company_id", "marks"}]. One alert per row and rule; what was only recorded is looked at again. Locks: ROW EXCLUSIVE on the alerts.
 -- Fails the write if a correction cannot be recorded, since its before-value would be lost; a fault while only
 -- observing is counted and the write goes on.
 create or replace function guard.record_corrections(p_entity_type text, p_rows jsonb)
@@ -46,6 +46,9 @@ volatile
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    -- set while guard.repair runs: what it leaves as it is, is no news
+    v_repair constant text := nullif(current_setting('guard.repair', true), '');
 begin
     insert into guard.data_consistency_alerts (
         alert_type, severity, entity_type, entity_id, company_id, description, metadata, auto_corrected, corrected_at
@@ -59,6 +62,7 @@ begin
         min(r.description),
         jsonb_strip_nulls(jsonb_build_object(
             'mode', m.mode,
+            'by', v_repair,
             'changes', jsonb_agg(jsonb_build_object('column', m."column", 'before', m.before, 'after', m.after))
                 filter (where m."column" is not null)
         )),
@@ -67,8 +71,15 @@ begin
     from jsonb_to_recordset(p_rows) as w (id bigint, company_id bigint, marks jsonb)
     cross join lateral jsonb_to_recordset(w.marks) as m (rule text, mode text, "column" text, before jsonb, after jsonb)
     inner join guard.rules as r on m.rule = r.rule
-    where m.mode <> 'pass'
+    where m.mode = 'correct' or (m.mode <> 'pass' and v_repair is null)
     group by w.id, w.company_id, m.rule, m.mode;
+    if v_repair is null then
+        perform guard.note_suspects(p_entity_type, array(
+            select w.id
+            from jsonb_to_recordset(p_rows) as w (id bigint, marks jsonb)
+            where w.marks @? '$[*] ? (@.mode == "observe")'
+        ));
+    end if;
 exception
     when serialization_failure or deadlock_detected then
         raise;

@@ -1,9 +1,39 @@
+-- provides: function guard.note_suspects(text, bigint[])
 -- provides: function guard.note_claims(bigint[])
 --
--- Event-driven detection: a call that claims a booking and is not linked yet is looked at once its grace has passed.
--- Judged from the row alone: no join on the path of a write.
+-- Event-driven detection: what a write leaves suspicious is looked at once its grace has passed, by guard.judge_pending.
+-- Who listens on the channel guard_pending hears of it at once.
 
--- Locks: ROW EXCLUSIVE on pending_checks. A fault is counted and the write goes on.
+-- Locks: ROW EXCLUSIVE on pending_checks.
+create or replace function guard.note_suspects(p_entity_type text, p_ids bigint[])
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_ids = '{}' then
+        return;
+    end if;
+    insert into guard.pending_checks (call_id, appointment_id, due_at)
+    select
+        case p_entity_type when 'call' then s.id end,
+        case p_entity_type when 'appointment' then s.id end,
+        now() + (select max(r.grace) from guard.rules as r)
+    from unnest(p_ids) as s (id)
+    on conflict do nothing;
+    if found then
+        perform pg_notify('guard_pending', '');
+    end if;
+end
+$$;
+
+comment on function guard.note_suspects(text, bigint[]) is
+'Have calls or appointments looked at once every rule''s grace has passed.';
+
+-- A call that claims a booking and is not linked yet. Judged from the row alone: no join on the path of a write.
+-- A fault is counted and the write goes on.
 create or replace function guard.note_claims(p_calls bigint[])
 returns void
 language plpgsql
@@ -12,12 +42,12 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into guard.pending_checks (call_id, due_at)
-    select c.id, now() + r.grace
-    from unnest(p_calls) as c (id)
-    inner join guard.rules as r on r.rule = 'missing_appointment'
-    where guard.mode_for(r.rule, c.id) <> 'off'
-    on conflict (call_id) do nothing;
+    if p_calls = '{}' then
+        return;
+    end if;
+    perform guard.note_suspects('call', array(
+        select c.id from unnest(p_calls) as c (id) where guard.mode_for('missing_appointment', c.id) <> 'off'
+    ));
 exception
     when serialization_failure or deadlock_detected then
         raise;

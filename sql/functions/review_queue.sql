@@ -21,6 +21,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select case p_reason
         when 'appointment_validation_failed' then 1
+        when 'missing_appointment' then 1
         when 'calcom_booking_failed' then 2
         when 'customer_creation_failed' then 3
         when 'service_not_found' then 4

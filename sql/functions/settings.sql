@@ -87,6 +87,7 @@ from (
         'max_appointment_age_seconds', '300', 'seconds',
         'How old an appointment may be when the booking that made it is validated.'
     ),
-    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.')
+    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.'),
+    ('incident_sample_cap', '1000', 'incidents', 'How many standing incidents a rule keeps; the others are counted.')
 ) as s (name, default_value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;

@@ -1,5 +1,6 @@
 -- provides: function guard.check_appointment(bigint, bigint, text, boolean)
 -- provides: function guard.validate_appointment(bigint, bigint, text)
+-- provides: function guard.take_back_claims(bigint[], text)
 -- provides: function guard.rollback_booking(bigint, text)
 --
 -- After a booking: is it really there? And if it is not: take back what the call claims, tell somebody, ask a person.
@@ -111,6 +112,39 @@ $$;
 comment on function guard.validate_appointment(bigint, bigint, text) is
 'Is the booking really there? Five checks, the first failure wins; one row in validation_metrics.';
 
+-- What calls claim, taken back; where a call does have an appointment its flags stay in line with it. The caller holds
+-- the rows' locks.
+create or replace function guard.take_back_claims(p_calls bigint[], p_reason text)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+begin
+    perform set_config('timezone', guard.setting('app_timezone'), true);
+    update public.calls as c
+    set
+        appointment_made = truth.booked and c.appointment_made,
+        session_outcome = case when truth.booked then c.session_outcome else 'creation_failed' end,
+        appointment_link_status = case when truth.booked then c.appointment_link_status else 'creation_failed' end,
+        booking_confirmed = truth.booked and c.booking_confirmed,
+        booking_failed = true,
+        booking_failure_reason = p_reason,
+        requires_manual_processing = true,
+        updated_at = now()
+    from (
+        select k.call_id, exists (select from public.appointments as a where a.call_id = k.call_id) as booked
+        from unnest(p_calls) as k (call_id)
+    ) as truth
+    where c.id = truth.call_id;
+end
+$$;
+
+comment on function guard.take_back_claims(bigint[], text) is
+'Have calls no longer claim a booking that failed, and say so.';
+
 -- Everything or nothing, and once: a second rollback of the same call changes nothing and returns false. The message
 -- in the outbox goes out only when the transaction commits. Where the call does have an appointment, its flags stay in
 -- line with it, since the row is the truth; the call is marked for a person all the same.
@@ -121,7 +155,6 @@ language plpgsql
 volatile
 security definer -- an application rolls back, and may not write alerts, queue and outbox otherwise
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
 as $$
 declare
     v_call public.calls;
@@ -154,18 +187,7 @@ begin
         return false;
     end if;
 
-    perform set_config('timezone', guard.setting('app_timezone'), true);
-    update public.calls as c
-    set
-        appointment_made = v_booked and c.appointment_made,
-        session_outcome = case when v_booked then c.session_outcome else 'creation_failed' end,
-        appointment_link_status = case when v_booked then c.appointment_link_status else 'creation_failed' end,
-        booking_confirmed = v_booked and c.booking_confirmed,
-        booking_failed = true,
-        booking_failure_reason = p_reason,
-        requires_manual_processing = true,
-        updated_at = now()
-    where c.id = p_call_id;
+    perform guard.take_back_claims(array[p_call_id], p_reason);
 
     insert into guard.data_consistency_alerts (
         alert_type, severity, entity_type, entity_id, company_id, description, metadata, auto_corrected, corrected_at

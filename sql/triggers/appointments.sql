@@ -24,12 +24,18 @@
 -- 3. The removing side too writes every affected call, also where an appointment remains: in REPEATABLE READ two
 --    removers that only locked would each see the other's row and both keep the call linked. A write makes one of them
 --    fail with a serialization error.
--- Locks: FOR NO KEY UPDATE on the affected calls; ROW EXCLUSIVE on the alerts where something is wrong.
+-- At enforce duplicates and overlaps are looked for in turns while their index is not in force (guard.take_turns): the
+-- one who waited looks with a new snapshot. In REPEATABLE READ there is none.
+-- Locks: advisory ones for these turns first; FOR NO KEY UPDATE on the affected calls; ROW EXCLUSIVE on the alerts where something is wrong.
 --
 -- The mode of inconsistent_link_status decides whether calls follow: at correct and enforce they do.
 -- Local timestamp columns are written in settings.app_timezone: set in a function with a `set timezone` clause, the
 -- zone ends with the function. guard.writer holds the trigger depth at which guard writes calls, so that the triggers
 -- on calls let that write be, and no write of an application's own trigger beneath it.
+-- Plans are cached for the session, and must suit one row as well as a bulk load: calls and other appointments are
+-- looked up by arrays and scalar subqueries, never by a join with a transition table, the old and the new rows meet in
+-- full joins, which are never nested loops, and plans are generic. Just-in-time compilation would cost more than it
+-- saves.
 -- TRUNCATE takes its lock after the snapshot of a transaction above READ COMMITTED, and would judge by what it cannot
 -- see: it is refused there (ZG020).
 -- All are security definer: whoever writes an appointment need not have rights on calls or on guard's tables.
@@ -89,9 +95,8 @@ begin
 end
 $$;
 
--- Calls are looked up by arrays and scalar subqueries, never by a join with the transition table: a plan is cached for
--- the session, and one that was made for a bulk load would read all calls for a single row later. With the other scans
--- off the index on calls is read in the order of ids, and two bulk loads lock their calls in the same order.
+-- With the other scans off the index on calls is read in the order of ids, and two bulk loads lock their calls in the
+-- same order.
 -- What an application's own trigger has deleted or moved since is not gained: hence the look at appointments.
 create or replace function guard.appointment_inserted()
 returns trigger
@@ -102,6 +107,8 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set enable_seqscan = off
 set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
     v_follow_pct constant integer := guard.follow_pct();
@@ -118,6 +125,16 @@ declare
     v_booked bigint[];
     v_planned bigint[];
 begin
+    if not v_unique and guard.is_enforced('duplicate_booking') then
+        perform guard.take_turns('duplicate_booking', array(
+            select hashtextextended(n.calcom_v2_booking_id::text, 0) from new_rows as n
+        ));
+    end if;
+    if not v_exclude and guard.is_enforced('overlapping_appointment') then
+        perform guard.take_turns('overlapping_appointment', array(
+            select hashint8extended(n.staff_id, 0) from new_rows as n
+        ));
+    end if;
     if v_follow_pct > 0 and v_gained <> '{}' then
         perform set_config('timezone', guard.setting('app_timezone'), true),
             set_config('guard.writer', pg_trigger_depth()::text, true);
@@ -150,7 +167,14 @@ begin
             and n.company_id is distinct from (select c.company_id from public.calls as c where c.id = n.call_id)
         ),
         array_agg(n.id) filter (where n.guard_corrections is not null),
-        array_agg(n.id) filter (where n.calcom_v2_booking_id is not null and not v_unique),
+        array_agg(n.id) filter (
+            where not v_unique
+            and (
+                select true from public.appointments as a
+                where a.calcom_v2_booking_id = n.calcom_v2_booking_id and a.id <> n.id
+                limit 1
+            )
+        ),
         array_agg(n.id) filter (where n.staff_id is not null and n.starts_at is not null and not v_exclude)
     into v_foreign, v_marked, v_booked, v_planned
     from new_rows as n;
@@ -168,6 +192,8 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 declare
     v_unique constant boolean := guard.index_in_force('duplicate_booking');
@@ -177,6 +203,26 @@ declare
     v_booked bigint[];
     v_planned bigint[];
 begin
+    if not v_unique and guard.is_enforced('duplicate_booking') then
+        perform guard.take_turns('duplicate_booking', array(
+            select hashtextextended(written.booking_id::text, 0)
+            from (
+                select n.id, n.calcom_v2_booking_id as booking_id from new_rows as n
+                except
+                select o.id, o.calcom_v2_booking_id from old_rows as o
+            ) as written
+        ));
+    end if;
+    if not v_exclude and guard.is_enforced('overlapping_appointment') then
+        perform guard.take_turns('overlapping_appointment', array(
+            select hashint8extended(written.staff_id, 0)
+            from (
+                select n.id, n.staff_id, n.starts_at, n.ends_at, n.status from new_rows as n
+                except
+                select o.id, o.staff_id, o.starts_at, o.ends_at, o.status from old_rows as o
+            ) as written
+        ));
+    end if;
     perform guard.calls_follow(array(
         select distinct moved.call_id
         from old_rows as o
@@ -196,15 +242,25 @@ begin
         array_agg(n.id) filter (where n.guard_corrections is not null),
         array_agg(n.id) filter (
             where not v_unique and n.calcom_v2_booking_id is distinct from o.calcom_v2_booking_id
+            and (
+                select true from public.appointments as a
+                where a.calcom_v2_booking_id = n.calcom_v2_booking_id and a.id <> n.id
+                limit 1
+            )
         ),
         array_agg(n.id) filter (
-            where not v_exclude
-            and (n.staff_id, n.starts_at, n.ends_at, n.status)
-            is distinct from (o.staff_id, o.starts_at, o.ends_at, o.status)
+            where n.id is not null and not v_exclude
+            and (
+                n.staff_id, n.starts_at, n.ends_at,
+                n.status::text <> all('{cancelled,rejected,rescheduled,no_show}')
+            ) is distinct from (
+                o.staff_id, o.starts_at, o.ends_at,
+                o.status::text <> all('{cancelled,rejected,rescheduled,no_show}')
+            )
         )
     into v_foreign, v_marked, v_booked, v_planned
     from new_rows as n
-    left join old_rows as o on n.id = o.id;
+    full join old_rows as o on n.id = o.id;
     if coalesce(v_foreign, v_marked, v_booked, v_planned) is not null then
         perform guard.judge_appointments(v_foreign, v_marked, v_booked, v_planned);
     end if;
@@ -218,6 +274,8 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
     perform guard.calls_follow(array(select distinct o.call_id from old_rows as o where o.call_id is not null));
@@ -232,6 +290,8 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set jit = off
 as $$
 begin
     if guard.follow_pct() > 0 and current_setting('transaction_isolation') <> 'read committed' then

@@ -317,7 +317,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_marked jsonb;
-    v_met bigint[];
+    v_met record;
     v_moved bigint[];
     v_appointments bigint[];
     v_calls bigint[];
@@ -332,17 +332,22 @@ begin
     end if;
 
     -- a row that was let through because its call was there, and then went in after all: that call was deleted
-    -- meanwhile. Writing it once more has it judged; no other session sees it in between.
+    -- meanwhile. It is refused or recorded here; writing it once more has it repaired, and no other session sees it
+    -- in between.
     if tg_op = 'INSERT' then
-        v_met := array(
-            select n.id
+        for v_met in
+            select m.rule, guard.mode_for(m.rule, n.id) as mode, array_agg(n.id) as calls
             from new_rows as n
             cross join lateral jsonb_to_recordset(n.guard_corrections) as m (rule text, mode text)
-            where n.guard_corrections is not null and m.mode = 'pass' and guard.mode_for(m.rule, n.id) <> 'off'
-        );
-        if v_met <> '{}' then
-            update public.calls as c set updated_at = c.updated_at where c.id = any(v_met);
-        end if;
+            where n.guard_corrections is not null and m.mode = 'pass'
+            group by m.rule, guard.mode_for(m.rule, n.id)
+        loop
+            if v_met.mode = 'correct' then
+                update public.calls as c set updated_at = c.updated_at where c.id = any(v_met.calls);
+            elsif v_met.mode <> 'off' then
+                perform guard.record_violations(v_met.rule, v_met.calls, v_met.calls);
+            end if;
+        end loop;
     end if;
 
     -- marks that only let a row through are not recorded: a bulk update of old dirt has one on every row

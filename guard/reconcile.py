@@ -1,0 +1,100 @@
+"""Reconciliation and its undoing. The database repairs a batch a call; here is the loop, a transaction for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import sql
+
+from guard.database import Connection
+from guard.errors import GuardError
+
+#: Rows a transaction, and the pause after it, in seconds: writers come in between.
+BATCH = 1000
+PAUSE = 0.05
+
+
+@dataclass
+class Tally:
+    """What became of the violations of one rule; `mode` is where the rule stands."""
+
+    rule: str
+    mode: str
+    standing: int
+    examined: int = 0
+    repaired: int = 0
+    queued: int = 0
+
+
+def survey(connection: Connection, rule: str | None) -> list[Tally]:
+    """The rules that reconciliation goes through, in its order, and how much breaks each now.
+
+    Raises GuardError for a rule that there is not, that is off, or that reports facts.
+    """
+    rows = connection.execute(
+        """
+        select r.rule, r.mode
+        from guard.rules as r
+        where r.mode <> 'off' and r.severity <> 'info' and r.rule = coalesce(%s, r.rule)
+        order by r.rule = 'missing_appointment', r.rule
+        """,
+        (rule,),
+    ).fetchall()
+    if rule is not None and not rows:
+        raise GuardError(
+            f"There is nothing to reconcile for {rule}.",
+            fix="guard rules list shows the rules; one that is off, or reports facts, is not gone through.",
+        )
+    tallies = []
+    for name, mode in rows:
+        count = connection.execute(sql.SQL("select count(*) from {}").format(sql.Identifier("guard", name))).fetchone()
+        tallies.append(Tally(name, mode, int(count[0]) if count else 0))
+    connection.commit()
+    return tallies
+
+
+def reconcile(
+    connection: Connection,
+    tallies: list[Tally],
+    *,
+    dry_run: bool,
+    batch: int = BATCH,
+    pause: float = PAUSE,
+    on_progress: Callable[[Tally, int], None] = lambda _tally, _examined: None,
+) -> None:
+    """Go through the violations of each rule, and count in `tallies` what was done, or would be.
+
+    Interrupted at any point it loses nothing: what is repaired is committed, and the next run finds the rest.
+    Raises GuardError if another session is reconciling.
+    """
+    for tally in tallies:
+        after, is_last = 0, False
+        while not is_last:
+            row = connection.execute(
+                "select examined, repaired, queued, last_id, is_last from guard.reconcile(%s, %s, %s, %s)",
+                (dry_run, tally.rule, batch, after),
+            ).fetchone()
+            connection.commit()
+            if row is None:
+                raise GuardError("Another session is reconciling.", fix="Wait until it is done; nothing was lost.")
+            examined, repaired, queued, after, is_last = row
+            tally.examined += examined
+            tally.repaired += repaired
+            tally.queued += queued
+            on_progress(tally, examined)
+            if not is_last:
+                time.sleep(pause)
+
+
+def undo(connection: Connection, since: datetime, *, batch: int = BATCH) -> dict[str, tuple[int, int]]:
+    """Put back what repairs changed since a moment; returns for each rule the values restored, and those skipped."""
+    undone: dict[str, tuple[int, int]] = {}
+    while rows := connection.execute("select * from guard.undo(%s, %s)", (since, batch)).fetchall():
+        connection.commit()
+        for rule, restored, skipped in rows:
+            before = undone.get(rule, (0, 0))
+            undone[rule] = (before[0] + restored, before[1] + skipped)
+    return undone

@@ -1,0 +1,1 @@
+revoke select on guard._yoyo_migration from guard_operator, guard_monitor;

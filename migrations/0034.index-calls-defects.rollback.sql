@@ -1,0 +1,2 @@
+-- transactional: false
+drop index concurrently if exists public.guard_calls_defects;
