@@ -1,6 +1,6 @@
 -- The KPIs, each on rows made by hand: a target, a value that is measured or null, and the rows behind it.
 begin;
-select plan(33);
+select plan(34);
 
 set local timezone = 'UTC';
 select guard.set_setting('app_timezone', 'UTC');
@@ -105,6 +105,11 @@ values ('waiting', 'rule_failed', 'critical', 'rule', 'x', '2026-01-10 14:00');
 select results_eq(
     $$select k.met, k.value > 1000 from pg_temp.kpi('alert_response') as k$$, 'values (false, true)',
     'one that nobody reacts to counts with the time that it has waited'
+);
+update guard.incidents set status = 'resolved', resolved_at = now(), resolved_by = 'baseline'
+where fingerprint = 'waiting';
+select is(
+    (select k.value from pg_temp.kpi('alert_response') as k), 5::numeric, 'but for what the baseline took over'
 );
 update guard.incidents set acknowledged_at = first_seen_at - interval '1 day' where fingerprint = 'x:1';
 select is(

@@ -29,12 +29,16 @@ as $$
         select
             case when bool_or(r.severity = 'critical') then 3 else 5 end, sum(r.standing),
             format(
-                '%s can be repaired: %s.',
+                '%s that guard may repair: %s.',
                 case sum(r.standing) when 1 then 'One standing defect' else sum(r.standing) || ' standing defects' end,
                 string_agg(format('%s (%s)', r.rule, r.standing), ', ' order by r.standing desc, r.rule)
             ),
-            'guard reconcile'
-        from jsonb_to_recordset(p_report -> 'rules') as r (rule text, severity text, standing bigint)
+            case
+                when bool_or(r.mode = any('{off,observe}'))
+                then 'Raise each of them (guard rules set RULE --mode correct), then: guard reconcile'
+                else 'guard reconcile'
+            end
+        from jsonb_to_recordset(p_report -> 'rules') as r (rule text, severity text, mode text, standing bigint)
         inner join guard.rules as u on r.rule = u.rule and u.repairable
         where r.standing > 0 and r.severity <> 'info'
         having count(*) > 0

@@ -54,7 +54,7 @@ comment on function guard.current_violations(text) is
 -- consistency_rate: a call created in the period counts 100 unless it breaks a critical or warning rule now; not known
 --     while a rule's view fails.
 -- alert_response: from a critical incident to the first reaction of a person, or to its end; one that still waits counts
---     with the time that it has waited.
+--     with the time that it has waited. What the baseline took over was no news: it is left out here, and below.
 -- auto_correction_rate: a defect that a repairable rule found counts 100 if guard corrected it within the period.
 create or replace function guard.kpi_definitions(p_from timestamp with time zone, p_to timestamp with time zone)
 returns table (kpi text, target numeric, unit text, comparison text, measure text, rows_query text)
@@ -108,7 +108,8 @@ where o.closed_at >= %1$L and o.closed_at < %2$L$q$
         now()
     ) - i.first_seen_at) / 60 as amount
 from guard.incidents as i
-where i.severity = 'critical' and i.first_seen_at >= %1$L and i.first_seen_at < %2$L$q$
+where i.severity = 'critical' and i.first_seen_at >= %1$L and i.first_seen_at < %2$L
+    and i.resolved_by is distinct from 'baseline'$q$
         ),
         (
             5, 'auto_correction_rate', 90, '%', '>=', 'avg(r.amount)',
@@ -130,7 +131,8 @@ where q.created_at < %2$L and (q.resolved_at is null or q.resolved_at >= %2$L)$q
             7, 'false_positive_rate', 1, '%', '<=', 'avg(r.amount)',
             $q$select i.company_id, case when i.is_false then 100.0 else 0.0 end as amount
 from guard.incidents as i
-where i.entity_id is not null and i.first_seen_at >= %1$L and i.first_seen_at < %2$L$q$
+where i.entity_id is not null and i.first_seen_at >= %1$L and i.first_seen_at < %2$L
+    and i.resolved_by is distinct from 'baseline'$q$
         )
     ) as d (position, kpi, target, unit, comparison, measure, rows_query)
     where s.name = 'app_timezone'

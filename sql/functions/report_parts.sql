@@ -255,6 +255,7 @@ $$;
 comment on function guard.report_companies(timestamp with time zone, timestamp with time zone) is
 'Calls, how many are consistent, appointments, and defects found and corrected in a period, by company.';
 
+-- What the baseline took over was there before guard, and is left out.
 create or replace function guard.report_detection(p_from timestamp with time zone, p_to timestamp with time zone)
 returns table (mean_seconds numeric, p95_seconds numeric, target_seconds numeric, met boolean, rows_behind bigint)
 language sql
@@ -269,7 +270,9 @@ as $$
         percentile_cont(0.95) within group (order by i.detection_seconds) <= 5.0 as met,
         count(i.detection_seconds) as rows_behind
     from guard_bi.incidents as i
-    where i.entity_id is not null and i.first_seen_at >= p_from and i.first_seen_at < p_to
+    where
+        i.entity_id is not null and i.first_seen_at >= p_from and i.first_seen_at < p_to
+        and i.resolved_by is distinct from 'baseline'
 $$;
 
 comment on function guard.report_detection(timestamp with time zone, timestamp with time zone) is

@@ -2,8 +2,9 @@
 -- provides: view guard_bi.call_consistency_daily
 --
 -- Every call, and whether it is consistent as detection saw it last: a call is joined with what stands against it, and
--- no rule is asked. So the cost is that of reading the calls, and a count needs no join at all. What the rules say
--- right now is guard.kpis, or guard audit.
+-- no rule is asked. So the cost is that of reading the calls, and a count needs no join at all. Where a rule has more
+-- standing incidents than incident_sample_cap, the calls beyond it look consistent: what the rules say right now is
+-- guard.kpis, or guard audit.
 
 create or replace view guard_bi.call_consistency
 with (security_invoker = true)
@@ -57,7 +58,7 @@ left join (
 where z.name = 'app_timezone';
 
 comment on view guard_bi.call_consistency is
-'Every call, and whether anything stands against it, as detection saw it last.';
+'Every call, and whether an incident or a legacy defect stands against it, as detection saw it last.';
 comment on column guard_bi.call_consistency.call_id is 'The call.';
 comment on column guard_bi.call_consistency.company_id is 'The company that it belongs to.';
 comment on column guard_bi.call_consistency.created_at is 'When the call was created.';
