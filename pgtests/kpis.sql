@@ -212,7 +212,8 @@ select is(
 );
 
 -- a rule whose view fails
-create or replace view guard.missing_direction with (security_invoker = true) as
+drop view guard.missing_direction;
+create view guard.missing_direction with (security_invoker = true) as
 select
     rule, severity, 'call' as entity_type, (1 / (length(rule) - length(rule)))::bigint as entity_id, 1::bigint
         as company_id, now() as occurred_at, '{}'::jsonb as details

@@ -153,10 +153,12 @@ def test_junit_fails_where_something_stands(busy: str, guard: RunGuard) -> None:
 def test_a_rule_that_fails_is_shown_and_stops_nothing(busy: str) -> None:
     execute(
         busy,
-        "create or replace view guard.missing_direction with (security_invoker = true) as"
+        "drop view guard.missing_direction",
+        "create view guard.missing_direction with (security_invoker = true) as"
         " select rule, severity, 'call' as entity_type, (1 / length(left(rule, 0)))::bigint as entity_id,"
         " 1::bigint as company_id, now() as occurred_at, '{}'::jsonb as details"
         " from guard.rules where rule = 'missing_direction'",
+        "grant select on guard.missing_direction to guard_owner",
     )
     report = made(busy)
     assert [rule["rule"] for rule in report["rules"] if rule["error"]] == ["missing_direction"]
