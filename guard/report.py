@@ -127,7 +127,7 @@ def kpis(
 ) -> list[dict[str, Any]]:
     """The KPIs from `starts`, else `days` before the end, to `ends`, else now.
 
-    A moment without a zone is in the application's. Raises psycopg errors with SQLSTATEs ZG601 and ZG603.
+    A moment without a zone is in the application's. Raises psycopg errors with SQLSTATEs ZG701 and ZG703.
     """
     _require_installed(connection)
     cursor = connection.execute(

@@ -45,7 +45,9 @@ select is_empty(
         'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
         'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
         'recover_intents', 'handle_call_ended', 'handle_booking_event', 'detect', 'check_call', 'judge_pending',
-        'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo', 'daily_report'
+        'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo', 'bundle_notifications',
+        'claim_delivery', 'settle_delivery', 'requeue_deliveries', 'discard_delivery',
+        'daily_report'
     )
     and not exists (
         select from guard_functions as caller

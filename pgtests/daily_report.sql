@@ -167,8 +167,8 @@ select is(
     'a day without calls has no rate'
 );
 select is((select count(*) from guard.notifications where kind = 'daily_report'), 1::bigint, 'neither is announced');
-select throws_ok($$select guard.daily_report(current_date + 7)$$, 'ZG602', null, 'a day to come');
-select throws_ok($$select guard.daily_report(null)$$, 'ZG604', null, 'no day');
+select throws_ok($$select guard.daily_report(current_date + 7)$$, 'ZG702', null, 'a day to come');
+select throws_ok($$select guard.daily_report(null)$$, 'ZG704', null, 'no day');
 
 select * from finish();
 rollback;

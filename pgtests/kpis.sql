@@ -232,10 +232,10 @@ select results_eq(
     'but consistency is not known then'
 );
 
-select throws_ok($$select guard.kpis('2026-01-11', '2026-01-11')$$, 'ZG601', null, 'an empty period');
-select throws_ok($$select guard.kpis(null, '2026-01-11')$$, 'ZG601', null, 'no period');
-select throws_ok($$select guard.kpis('-infinity', 'infinity')$$, 'ZG601', null, 'no bounds');
-select throws_ok($$select guard.kpis('2026-01-10', '2026-01-11', 7)$$, 'ZG603', null, 'no such company');
+select throws_ok($$select guard.kpis('2026-01-11', '2026-01-11')$$, 'ZG701', null, 'an empty period');
+select throws_ok($$select guard.kpis(null, '2026-01-11')$$, 'ZG701', null, 'no period');
+select throws_ok($$select guard.kpis('-infinity', 'infinity')$$, 'ZG701', null, 'no bounds');
+select throws_ok($$select guard.kpis('2026-01-10', '2026-01-11', 7)$$, 'ZG703', null, 'no such company');
 
 create role guard_test_reader nologin;
 grant guard_reader to guard_test_reader;

@@ -188,11 +188,11 @@ def test_what_is_not_a_day(database: str, day: str) -> None:
 
 def test_bad_input_is_one_line(database: str, guard: RunGuard, tmp_path: Path) -> None:
     for arguments, words in (
-        (("report", "--date", "2999-01-01"), "ZG602"),
+        (("report", "--date", "2999-01-01"), "ZG702"),
         (("report", "--date", "yesterdya"), "is not a day"),
         (("report", "--output", str(tmp_path / "none" / "report.txt")), "No such file or directory"),
-        (("kpis", "--from", "2026-02-01", "--to", "2026-01-01"), "ZG601"),
-        (("kpis", "--company", "7"), "ZG603"),
+        (("kpis", "--from", "2026-02-01", "--to", "2026-01-01"), "ZG701"),
+        (("kpis", "--company", "7"), "ZG703"),
         (("kpis", "--from", "2026-02-31"), "does not match"),
         (("views", "nothing"), "There is no view 'nothing'"),
     ):

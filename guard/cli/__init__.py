@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, incidents, report, review, rules, schema, server
+from guard.cli import breaker, incidents, notify, report, review, rules, schema, server, settings
 from guard.cli.base import GuardGroup, State
 
 
@@ -45,7 +45,9 @@ for command in (
     incidents.incidents,
     incidents.reconcile,
     incidents.undo,
+    settings.settings,
     breaker.breaker,
+    notify.notify,
     review.review,
     review.intents,
     review.call,

@@ -2,7 +2,7 @@
 -- provides: function guard.daily_report(date)
 --
 -- The report of one day: put together from its parts, stored, and rolled up by company.
--- Raises ZG602 (the day has not begun), ZG604 (no day given).
+-- Raises ZG702 (the day has not begun), ZG704 (no day given).
 
 -- What a person should do next, from what the report says, the most urgent first.
 create or replace function guard.report_actions(p_report jsonb)
@@ -102,11 +102,11 @@ declare
     v_kpi record;
 begin
     if p_date is null or not isfinite(p_date) then
-        raise exception using errcode = 'ZG604', message = 'a report is of a day', hint = 'Give a date, such as 2026-01-31.';
+        raise exception using errcode = 'ZG704', message = 'a report is of a day', hint = 'Give a date, such as 2026-01-31.';
     end if;
     if p_date > v_today then
         raise exception using
-            errcode = 'ZG602',
+            errcode = 'ZG702',
             message = format('%s has not begun: in %s it is %s', p_date, v_zone, v_today),
             hint = 'Give today or an earlier day.';
     end if;

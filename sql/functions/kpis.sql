@@ -3,7 +3,7 @@
 -- provides: function guard.kpis(timestamp with time zone, timestamp with time zone, bigint)
 --
 -- The KPIs, each measured by a query that it carries with it. All of this only reads, also on a hot standby.
--- Raises ZG601 (no period), ZG603 (no such company).
+-- Raises ZG701 (no period), ZG703 (no such company).
 
 -- What breaks a rule now, but for what a person found to be false. A rule whose view fails gives one row that says so,
 -- with the SQLSTATE and no text, which could quote a row; the other rules are asked all the same.
@@ -160,13 +160,13 @@ declare
 begin
     if p_from is null or p_to is null or p_from >= p_to or not isfinite(p_from) or not isfinite(p_to) then
         raise exception using
-            errcode = 'ZG601',
+            errcode = 'ZG701',
             message = 'this is not a period of time',
             hint = 'Give a beginning and a later end.';
     end if;
     if p_company_id is not null and not exists (select from public.companies as c where c.id = p_company_id) then
         raise exception using
-            errcode = 'ZG603',
+            errcode = 'ZG703',
             message = format('there is no company %s', p_company_id),
             hint = 'select id from public.companies lists them';
     end if;
