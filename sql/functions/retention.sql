@@ -175,13 +175,20 @@ begin
         where id in (select f.id from guard.faults as f where f.created_at < v_history_until limit v_batch)
         returning 'faults' as what
     ),
-    notifications as (
-        delete from guard.notifications
+    -- with the notifications and deliveries of each; not while a channel still waits for it, or never took it
+    messages as (
+        delete from guard.messages
         where id in (
-            select n.id from guard.notifications as n
-            where n.status = 'sent' and n.created_at < v_history_until limit v_batch
+            select m.id from guard.messages as m
+            where
+                m.created_at < v_history_until
+                and not exists (
+                    select from guard.deliveries as d
+                    where d.message_id = m.id and d.status in ('pending', 'dead')
+                )
+            limit v_batch
         )
-        returning 'notifications' as what
+        returning 'messages' as what
     ),
     incidents as (
         delete from guard.incidents
@@ -209,7 +216,7 @@ begin
             union all
             select f.what from faults as f
             union all
-            select n.what from notifications as n
+            select m.what from messages as m
             union all
             select i.what from incidents as i
             union all
