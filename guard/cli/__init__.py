@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, incidents, review, rules, schema, server
+from guard.cli import breaker, incidents, review, rules, schema, server, simulate
 from guard.cli.base import GuardGroup, State
 
 
@@ -49,5 +49,6 @@ for command in (
     review.review,
     review.intents,
     review.call,
+    simulate.simulate,
 ):
     main.add_command(command)

@@ -1,0 +1,178 @@
+"""guard simulate."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from guard import database, simulation
+from guard.cli.base import State, json_option, pass_state
+from guard.simulation import Result, Stream
+
+
+def _is_number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("nan is not a share of the calls.")
+    return value
+
+
+@click.command()
+@click.option("--calls", type=click.IntRange(1, 1_000_000), default=2000, show_default=True, metavar="N")
+@click.option(
+    "--fault-rate",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    metavar="SHARE",
+    callback=_is_number,
+    help="The share of the calls that something goes wrong with.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, metavar="N", help="Decides data and faults."
+)
+@click.option("--sessions", type=click.IntRange(1, 64), default=4, show_default=True, metavar="N", help="At once.")
+@click.option(
+    "--guard",
+    "mode",
+    type=click.Choice(simulation.MODES),
+    help="The mode of all rules.  [default: off, then correct, side by side]",
+)
+@json_option
+@pass_state
+def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: int, mode: str | None) -> None:
+    """Show what guard would change: play calls and bookings with faults in them, without guard and with it.
+
+    It works in databases of its own on the same server, and drops them at the end, also after Ctrl-C; no other
+    database is touched. The seed decides every call and every fault; in which order sessions come to write is left
+    to chance. The role needs CREATEDB and CREATEROLE.
+
+    \b
+    Examples:
+      guard simulate
+      guard simulate --calls 10000 --fault-rate 0.26 --guard enforce
+    """
+    stream = Stream(calls, fault_rate, seed, sessions)
+    modes = [mode] if mode else ["off", "correct"]
+    with (
+        _ended_by_signals(),
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=state.err,
+            transient=True,
+            disable=not state.err.is_terminal,
+        ) as bar,
+    ):
+        task = bar.add_task("", total=None)
+        results = simulation.run(
+            database.resolve_dsn(state.dsn),
+            stream,
+            modes,
+            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )
+    faults = simulation.injected(simulation.plan(stream))
+    if state.as_json:
+        state.print_json(
+            {
+                "calls": calls,
+                "fault_rate": fault_rate,
+                "seed": seed,
+                "sessions": sessions,
+                "faults": faults,
+                "throughput_ratio": _ratio(results),
+                "runs": results,
+            }
+        )
+        return
+    state.out.print(
+        f"{calls} calls in {sessions} sessions, {sum(faults.values())} of them with a fault (seed {seed})\n"
+    )
+    state.print_table(
+        ("fault", "#calls", "breaks"),
+        [(fault, count, ", ".join(simulation.FAULTS[fault])) for fault, count in faults.items() if count],
+    )
+    _print_rules(state, results)
+    _print_summary(state, results)
+    for result in results:
+        if result["kpis"]:
+            state.out.print()
+            names = list(result["kpis"][0])
+            state.print_table(names, [list(kpi.values()) for kpi in result["kpis"]], title=_title(result))
+
+
+def _print_rules(state: State, results: list[Result]) -> None:
+    columns = ["rule", "severity"]
+    for result in results:
+        columns.append(f"#{_title(result)}" if len(results) > 1 else "#violations")
+        if result["guard"] != "off":
+            columns += ["#repaired", "#refused", "#for a person"]
+    rows = []
+    for of_rule in zip(*(result["rules"] for result in results), strict=True):
+        row: list[object] = [of_rule[0]["rule"], of_rule[0]["severity"]]
+        for result, rule in zip(results, of_rule, strict=True):
+            row.append(rule["violations"])
+            if result["guard"] != "off":
+                row += [rule["repaired"], rule["refused"], rule["queued"]]
+        rows.append(row)
+    state.out.print("\nViolations that stand at the end, and what guard did about the others")
+    state.print_table(columns, rows)
+
+
+def _print_summary(state: State, results: list[Result]) -> None:
+    lines: list[tuple[str, list[str]]] = [
+        ("calls consistent", [f"{r['consistency_rate_pct']:.2f} %" for r in results]),
+        ("violations", [str(r["violations"]) for r in results]),
+        ("repaired", [str(r["repaired"]) for r in results]),
+        ("refused", [str(r["refused"]) for r in results]),
+        ("webhooks known already", [str(r["webhooks_recognised"]) for r in results]),
+        ("for a person to decide", [str(r["queued"]) for r in results]),
+        ("found by detection", [str(r["detected"]) for r in results]),
+        ("  after, on average", [_seconds(r["detection_mean_seconds"]) for r in results]),
+        ("  after, 95 % of them", [_seconds(r["detection_p95_seconds"]) for r in results]),
+        ("calls per second", [_rate(r) for r in results]),
+    ]
+    state.out.print()
+    state.print_table(("", *(f"#{_title(result)}" for result in results)), [(name, *values) for name, values in lines])
+    ratio = _ratio(results)
+    if ratio is not None:
+        state.out.print(
+            f"\nWith guard the stream ran at {ratio:.2f} times the rate without it. These sessions do nothing but write, "
+            "on the machine of the server; ± is how much the rate varied within each run."
+        )
+
+
+def _ratio(results: list[Result]) -> float | None:
+    """The stream's rate with guard as a share of the rate without; None if only one was played."""
+    return results[1]["calls_per_second"] / results[0]["calls_per_second"] if len(results) > 1 else None
+
+
+def _title(result: Result) -> str:
+    return "without guard" if result["guard"] == "off" else f"guard at {result['guard']}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} s"
+
+
+def _rate(result: Result) -> str:
+    noise = "" if result["noise_pct"] is None else f" ± {result['noise_pct']:.0f} %"
+    return f"{result['calls_per_second']:.0f}{noise}"
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End on SIGTERM and SIGHUP as on Ctrl-C: with the databases dropped."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
