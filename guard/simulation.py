@@ -17,10 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any, TypedDict
 
 import psycopg
@@ -44,8 +43,8 @@ KNOWN_CUSTOMER = 0.5
 #: Of the bookings that have no fault, how many are first heard of by the calendar's webhook.
 BY_WEBHOOK = 0.25
 #: How often detection looks, in seconds.
-WATCH_SECONDS = 0.5
-#: The stream's rate is taken from so many parts of it: their spread is its noise.
+WATCH_SECONDS = 1.0
+#: Several modes are played in turns, part by part.
 PARTS = 10
 _FIRST_SLOT = datetime(2030, 1, 1, 8, tzinfo=UTC)
 
@@ -124,8 +123,7 @@ class RuleResult(TypedDict):
 
 
 class Result(TypedDict):
-    """One run. Latencies, in seconds, are null where nothing was found; `noise_pct` says
-    how much calls_per_second varied in the run: null of a short one."""
+    """One run. Latencies, in seconds, are null where nothing was found."""
 
     guard: str
     appointments: int
@@ -140,8 +138,23 @@ class Result(TypedDict):
     detection_mean_seconds: float | None
     detection_p95_seconds: float | None
     calls_per_second: float
-    noise_pct: float | None
     kpis: list[dict[str, Any]]
+
+
+class Throughput(TypedDict):
+    """The second run's rate as a share of the first's, and the quartiles of that share over the parts."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+class Simulation(TypedDict):
+    """`faults`: how many calls have each. `throughput` is null where only one mode was played."""
+
+    faults: dict[str, int]
+    throughput: Throughput | None
+    runs: list[Result]
 
 
 def plan(stream: Stream) -> list[Call]:
@@ -335,24 +348,47 @@ class Application:
         return row[0] if row else None
 
 
-def run(dsn: str, stream: Stream, modes: Iterable[str], progress: Progress) -> list[Result]:
-    """Play the stream once for each mode, each time in a fresh database on the server that `dsn` names.
+def run(dsn: str, stream: Stream, modes: Iterable[str], progress: Progress) -> Simulation:
+    """Play the stream once for each mode, each in a fresh database on the server that `dsn` names, part by part.
 
     Raises GuardError where no database can be made there, or guard cannot be installed in it.
     """
     calls = plan(stream)
-    results = []
-    with _scratch(dsn) as scratch:
+    with _scratch(dsn) as scratch, ExitStack() as stack:
         template = scratch.create()
         progress("installing guard", 0, None)
         with install.exclusive(template) as session:
             install.apply(session, lambda _what, done, total: progress("installing guard", done, total))
             _seed(session.worker)
+        runs = []
         for mode in modes:
             copy = scratch.create(template)
             _set_modes(copy, mode)
-            results.append(_play(copy, stream, calls, mode, progress))
-    return results
+            runs.append(stack.enter_context(_opened(copy, stream, mode)))
+
+        def on_progress() -> None:
+            progress("playing calls", sum(run.played for run in runs), len(calls) * len(runs))
+
+        for number, part in enumerate(_parts(calls)):
+            # whoever comes first in one part comes last in the next: what else the machine does hits all alike
+            for run in runs if number % 2 == 0 else reversed(runs):
+                run.play(part, on_progress)
+        progress("waiting for the grace to pass", 0, None)
+        results = [run.finish() for run in runs]
+        throughput = _compare(runs[0], runs[1]) if len(runs) > 1 else None
+    return {"faults": injected(calls), "throughput": throughput, "runs": results}
+
+
+def _parts(calls: list[Call]) -> list[list[Call]]:
+    size = -(-len(calls) // PARTS)
+    return [calls[begin : begin + size] for begin in range(0, len(calls), size)]
+
+
+def _compare(before: _Run, after: _Run) -> Throughput:
+    ratios = [b / a for a, b in zip(before.rates, after.rates, strict=True)]
+    ratio = before.seconds / after.seconds
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else [ratio] * 3
+    return {"ratio": ratio, "low": low, "high": high}
 
 
 class _Scratch:
@@ -463,86 +499,97 @@ def _set_modes(dsn: str, mode: str) -> None:
             session.worker.execute("alter table public.appointments disable trigger user")
 
 
-def _play(dsn: str, stream: Stream, calls: list[Call], mode: str, progress: Progress) -> Result:
-    guarded = mode != "off"
-    what = f"guard at {mode}" if guarded else "without guard"
-    queue = iter(calls)
-    lock = threading.Lock()
-    stop = threading.Event()
-    finished: list[float] = []
+_LAST_WRITE = "(select max(greatest(c.updated_at, c.created_at)) from public.calls as c)"
 
-    def session() -> Application:
-        with database.connect(dsn) as connection:
-            application = Application(connection, stream.seed, guarded)
-            while not stop.is_set():
-                with lock:
-                    call = next(queue, None)
-                if call is None:
-                    break
-                application.play(call)
-                finished.append(time.monotonic())
-            return application
 
-    def watch() -> None:
-        with database.connect(dsn) as connection:
+class _Run:
+    """One mode's database, while the stream is played in it."""
+
+    def __init__(self, mode: str, connection: Connection, applications: list[Application], pool: ThreadPoolExecutor):
+        self.mode = mode
+        self.connection = connection
+        self.applications = applications
+        self.rates: list[float] = []
+        self.played = 0
+        self.seconds = 0.0
+        self.started_at: datetime = _value(connection, "select now()")
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._watcher: Future[None] | None = None
+
+    def watch(self, connection: Connection) -> None:
+        """Start detection, which looks until `finish` or `stop`."""
+
+        def look() -> None:
             is_last = False
             while not is_last:
-                is_last = stop.wait(WATCH_SECONDS)
+                is_last = self._stop.wait(WATCH_SECONDS)
                 connection.execute("select from guard.judge_pending()")
                 connection.execute("select from guard.detect()")
 
-    with database.connect(dsn) as connection, ThreadPoolExecutor(stream.sessions + 1) as pool:
-        try:
-            started_at = _value(connection, "select now()")
-            started = time.monotonic()
-            watcher: list[Future[Any]] = [pool.submit(watch)] if guarded else []
-            sessions = [pool.submit(session) for _ in range(stream.sessions)]
-            while not all(task.done() for task in sessions):
-                progress(what, len(finished), len(calls))
-                for task in wait([*sessions, *watcher], timeout=0.1).done:
-                    task.result()  # what failed ends the run
-            applications = [task.result() for task in sessions]
-            progress(f"{what}: waiting for the grace to pass", len(calls), len(calls))
-            time.sleep(_value(connection, "select extract(epoch from max(grace))::float + 0.1 from guard.rules"))
-            while (
-                guarded
-                and not watcher[0].done()
-                and _value(connection, "select exists (select from guard.pending_checks where due_at <= now())")
-            ):
-                time.sleep(WATCH_SECONDS / 5)
-        finally:
-            stop.set()
-        for task in watcher:
-            task.result()
-        if mode in ("correct", "enforce"):
-            progress(f"{what}: reconciling", len(calls), len(calls))
-            reconcile.reconcile(connection, reconcile.survey(connection, None), dry_run=False, pause=0)
-        rate, noise = _rate(started, finished)
-        return _measure(connection, mode, started_at, applications, rate, noise)
+        self._watcher = self._pool.submit(look)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def play(self, calls: list[Call], on_progress: Callable[[], None]) -> None:
+        """Have the sessions share a part of the calls."""
+        queue = iter(calls)
+
+        def session(application: Application) -> None:
+            while not self._stop.is_set():
+                with self._lock:
+                    call = next(queue, None)
+                if call is None:
+                    return
+                application.play(call)
+                with self._lock:
+                    self.played += 1
+
+        begin = time.monotonic()
+        pending: set[Future[None]] = {self._pool.submit(session, application) for application in self.applications}
+        while pending:
+            done, pending = wait(pending, timeout=0.1)
+            for task in done:
+                task.result()  # what failed ends the run
+            on_progress()
+        seconds = time.monotonic() - begin
+        self.seconds += seconds
+        self.rates.append(len(calls) / seconds)
+
+    def finish(self) -> Result:
+        """Wait until everything can be judged, repair what the mode repairs, and measure."""
+        age = f"extract(epoch from max(grace) - (clock_timestamp() - {_LAST_WRITE}))::float + 0.1"
+        time.sleep(max(0.0, _value(self.connection, f"select {age} from guard.rules")))  # noqa: S608  # constants
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.result()
+        if self.mode in ("correct", "enforce"):
+            reconcile.reconcile(self.connection, reconcile.survey(self.connection, None), dry_run=False, pause=0)
+        return _measure(self)
 
 
-def _rate(started: float, finished: list[float]) -> tuple[float, float | None]:
-    """Calls per second, and how much it varied between the parts of the stream, in percent; None of a short one."""
-    total = len(finished) / (finished[-1] - started)
-    size = len(finished) // PARTS
-    if size < PARTS:
-        return total, None
-    ends = [started, *finished[size - 1 :: size][:PARTS]]
-    rates = [size / (end - begin) for begin, end in pairwise(ends)]
-    return total, 100 * statistics.stdev(rates) / statistics.mean(rates)
+@contextmanager
+def _opened(dsn: str, stream: Stream, mode: str) -> Iterator[_Run]:
+    with ExitStack() as stack:
+        connections = [stack.enter_context(database.connect(dsn)) for _ in range(stream.sessions + 2)]
+        observer, watcher, *sessions = connections
+        # sessions end before their connections are closed
+        pool = stack.enter_context(ThreadPoolExecutor(stream.sessions + 1))
+        guarded = mode != "off"
+        run = _Run(mode, observer, [Application(session, stream.seed, guarded) for session in sessions], pool)
+        stack.callback(run.stop)
+        if guarded:
+            run.watch(watcher)
+        yield run
 
 
-def _measure(
-    connection: Connection,
-    mode: str,
-    started_at: datetime,
-    applications: list[Application],
-    rate: float,
-    noise: float | None,
-) -> Result:
+def _measure(run: _Run) -> Result:
     """What stands at the end, by the rules' own views, and what was done on the way, by guard's tables."""
+    connection = run.connection
     standing = audit.run(connection)
-    refused = sum((application.refused for application in applications), Counter[str]())
+    refused = sum((application.refused for application in run.applications), Counter[str]())
     repaired: dict[str, int] = dict(
         connection.execute(
             """
@@ -572,7 +619,7 @@ def _measure(
     assert detection is not None  # noqa: S101  # an aggregate
     found, mean, p95 = detection
     return {
-        "guard": mode,
+        "guard": run.mode,
         "appointments": standing["total_appointments"],
         "consistency_rate_pct": standing["consistency_rate_pct"],
         "rules": [
@@ -590,13 +637,12 @@ def _measure(
         "repaired": sum(repaired.values()),
         "refused": refused.total(),
         "queued": sum(queued.values()),
-        "webhooks_recognised": sum(application.recognised for application in applications),
+        "webhooks_recognised": sum(application.recognised for application in run.applications),
         "detected": found,
         "detection_mean_seconds": mean,
         "detection_p95_seconds": p95,
-        "calls_per_second": rate,
-        "noise_pct": noise,
-        "kpis": _kpis(connection, started_at),
+        "calls_per_second": run.played / run.seconds,
+        "kpis": _kpis(connection, run.started_at),
     }
 
 

@@ -11,7 +11,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from guard import database, simulation
-from guard.cli.base import State, json_option, pass_state
+from guard.cli.base import State, cell, json_option, pass_state
 from guard.simulation import Result, Stream
 
 
@@ -22,7 +22,7 @@ def _is_number(_context: click.Context, _parameter: click.Parameter, value: floa
 
 
 @click.command()
-@click.option("--calls", type=click.IntRange(1, 1_000_000), default=2000, show_default=True, metavar="N")
+@click.option("--calls", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, metavar="N")
 @click.option(
     "--fault-rate",
     type=click.FloatRange(0, 1),
@@ -54,7 +54,7 @@ def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: i
     \b
     Examples:
       guard simulate
-      guard simulate --calls 10000 --fault-rate 0.26 --guard enforce
+      guard simulate --calls 5000 --fault-rate 0.26 --guard enforce
     """
     stream = Stream(calls, fault_rate, seed, sessions)
     modes = [mode] if mode else ["off", "correct"]
@@ -71,40 +71,38 @@ def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: i
         ) as bar,
     ):
         task = bar.add_task("", total=None)
-        results = simulation.run(
+        result = simulation.run(
             database.resolve_dsn(state.dsn),
             stream,
             modes,
             lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
-    faults = simulation.injected(simulation.plan(stream))
     if state.as_json:
-        state.print_json(
-            {
-                "calls": calls,
-                "fault_rate": fault_rate,
-                "seed": seed,
-                "sessions": sessions,
-                "faults": faults,
-                "throughput_ratio": _ratio(results),
-                "runs": results,
-            }
-        )
+        given = {"calls": calls, "fault_rate": fault_rate, "seed": seed, "sessions": sessions}
+        state.print_json({**given, **result})
         return
-    state.out.print(
-        f"{calls} calls in {sessions} sessions, {sum(faults.values())} of them with a fault (seed {seed})\n"
-    )
+    faults = {fault: count for fault, count in result["faults"].items() if count}
+    state.out.print(f"{calls} calls in {sessions} sessions, {sum(faults.values())} of them with a fault (seed {seed})")
+    state.out.print()
     state.print_table(
-        ("fault", "#calls", "breaks"),
-        [(fault, count, ", ".join(simulation.FAULTS[fault])) for fault, count in faults.items() if count],
+        ("what went wrong", "#calls", "rules that it breaks"),
+        [(fault, count, ", ".join(simulation.FAULTS[fault])) for fault, count in faults.items()],
     )
-    _print_rules(state, results)
-    _print_summary(state, results)
-    for result in results:
-        if result["kpis"]:
+    _print_rules(state, result["runs"])
+    _print_summary(state, result["runs"])
+    if result["throughput"] is not None:
+        state.out.print(
+            "\nWith guard the stream ran at {ratio:.2f} times the rate without it; half of its parts between {low:.2f} "
+            "and {high:.2f}.\nIts sessions do nothing but write, and detection runs beside them.".format(
+                **result["throughput"]
+            )
+        )
+    for run in result["runs"]:
+        if run["kpis"]:
             state.out.print()
-            names = list(result["kpis"][0])
-            state.print_table(names, [list(kpi.values()) for kpi in result["kpis"]], title=_title(result))
+            state.print_table(
+                list(run["kpis"][0]), [[cell(v) for v in kpi.values()] for kpi in run["kpis"]], title=_title(run)
+            )
 
 
 def _print_rules(state: State, results: list[Result]) -> None:
@@ -136,21 +134,10 @@ def _print_summary(state: State, results: list[Result]) -> None:
         ("found by detection", [str(r["detected"]) for r in results]),
         ("  after, on average", [_seconds(r["detection_mean_seconds"]) for r in results]),
         ("  after, 95 % of them", [_seconds(r["detection_p95_seconds"]) for r in results]),
-        ("calls per second", [_rate(r) for r in results]),
+        ("calls per second", [f"{r['calls_per_second']:.0f}" for r in results]),
     ]
     state.out.print()
     state.print_table(("", *(f"#{_title(result)}" for result in results)), [(name, *values) for name, values in lines])
-    ratio = _ratio(results)
-    if ratio is not None:
-        state.out.print(
-            f"\nWith guard the stream ran at {ratio:.2f} times the rate without it. These sessions do nothing but write, "
-            "on the machine of the server; ± is how much the rate varied within each run."
-        )
-
-
-def _ratio(results: list[Result]) -> float | None:
-    """The stream's rate with guard as a share of the rate without; None if only one was played."""
-    return results[1]["calls_per_second"] / results[0]["calls_per_second"] if len(results) > 1 else None
 
 
 def _title(result: Result) -> str:
@@ -159,11 +146,6 @@ def _title(result: Result) -> str:
 
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} s"
-
-
-def _rate(result: Result) -> str:
-    noise = "" if result["noise_pct"] is None else f" ± {result['noise_pct']:.0f} %"
-    return f"{result['calls_per_second']:.0f}{noise}"
 
 
 @contextmanager
