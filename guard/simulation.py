@@ -122,8 +122,16 @@ class RuleResult(TypedDict):
     queued: int
 
 
+class Throughput(TypedDict):
+    """A run's rate as a share of the first run's, and the quartiles of that share over the parts."""
+
+    ratio: float
+    low: float
+    high: float
+
+
 class Result(TypedDict):
-    """One run. Latencies, in seconds, are null where nothing was found."""
+    """One run. Latencies, in seconds, are null where nothing was found; throughput is of the first run."""
 
     guard: str
     appointments: int
@@ -138,22 +146,14 @@ class Result(TypedDict):
     detection_mean_seconds: float | None
     detection_p95_seconds: float | None
     calls_per_second: float
+    throughput: Throughput | None
     kpis: list[dict[str, Any]]
 
 
-class Throughput(TypedDict):
-    """The second run's rate as a share of the first's, and the quartiles of that share over the parts."""
-
-    ratio: float
-    low: float
-    high: float
-
-
 class Simulation(TypedDict):
-    """`faults`: how many calls have each. `throughput` is null where only one mode was played."""
+    """`faults`: how many calls have each."""
 
     faults: dict[str, int]
-    throughput: Throughput | None
     runs: list[Result]
 
 
@@ -374,9 +374,8 @@ def run(dsn: str, stream: Stream, modes: Iterable[str], progress: Progress) -> S
             for run in runs if number % 2 == 0 else reversed(runs):
                 run.play(part, on_progress)
         progress("waiting for the grace to pass", 0, None)
-        results = [run.finish() for run in runs]
-        throughput = _compare(runs[0], runs[1]) if len(runs) > 1 else None
-    return {"faults": injected(calls), "throughput": throughput, "runs": results}
+        results = [run.finish(None if run is runs[0] else _compare(runs[0], run)) for run in runs]
+    return {"faults": injected(calls), "runs": results}
 
 
 def _parts(calls: list[Call]) -> list[list[Call]]:
@@ -558,7 +557,7 @@ class _Run:
         self.seconds += seconds
         self.rates.append(len(calls) / seconds)
 
-    def finish(self) -> Result:
+    def finish(self, throughput: Throughput | None) -> Result:
         """Wait until everything can be judged, repair what the mode repairs, and measure."""
         age = f"extract(epoch from max(grace) - (clock_timestamp() - {_LAST_WRITE}))::float + 0.1"
         time.sleep(max(0.0, _value(self.connection, f"select {age} from guard.rules")))  # noqa: S608  # constants
@@ -567,7 +566,7 @@ class _Run:
             self._watcher.result()
         if self.mode in ("correct", "enforce"):
             reconcile.reconcile(self.connection, reconcile.survey(self.connection, None), dry_run=False, pause=0)
-        return _measure(self)
+        return _measure(self, throughput)
 
 
 @contextmanager
@@ -585,7 +584,7 @@ def _opened(dsn: str, stream: Stream, mode: str) -> Iterator[_Run]:
         yield run
 
 
-def _measure(run: _Run) -> Result:
+def _measure(run: _Run, throughput: Throughput | None) -> Result:
     """What stands at the end, by the rules' own views, and what was done on the way, by guard's tables."""
     connection = run.connection
     standing = audit.run(connection)
@@ -642,6 +641,7 @@ def _measure(run: _Run) -> Result:
         "detection_mean_seconds": mean,
         "detection_p95_seconds": p95,
         "calls_per_second": run.played / run.seconds,
+        "throughput": throughput,
         "kpis": _kpis(connection, run.started_at),
     }
 

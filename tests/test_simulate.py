@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from guard.simulation import FAULTS, MODES, Result, Simulation, Stream, plan, run
+from guard.cli.base import State
+from guard.cli.simulate import show
+from guard.simulation import FAULTS, MODES, Result, Simulation, Stream, plan
 from tests.databases import GUARD, Databases, RunGuard, temporary_server
 
 STREAM = Stream(calls=300, fault_rate=0.3, seed=1, sessions=4)
@@ -30,8 +33,14 @@ def user_database(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def simulation(user_database: str) -> Simulation:
-    return run(user_database, STREAM, MODES, lambda *_: None)
+def simulation(user_database: str, guard: RunGuard) -> Simulation:
+    """What the command prints, of every mode."""
+    modes = [argument for mode in MODES for argument in ("--guard", mode)]
+    stream = ["--calls", str(STREAM.calls), "--fault-rate", str(STREAM.fault_rate), "--seed", str(STREAM.seed)]
+    ran = guard(user_database, "simulate", "--json", *stream, *modes)
+    assert ran.returncode == 0, ran.stderr
+    printed: Simulation = json.loads(ran.stdout)
+    return printed
 
 
 def of_mode(simulation: Simulation, mode: str) -> Result:
@@ -106,7 +115,7 @@ def test_at_enforce_nothing_wrong_is_written(simulation: Simulation) -> None:
 
 @pytest.mark.slow
 def test_the_users_database_is_left_alone(simulation: Simulation, user_database: str) -> None:
-    assert simulation["throughput"] is not None
+    assert all(simulation["faults"].values())
     with closing(psycopg.connect(user_database)) as connection:
         assert connection.execute(
             "select count(*) from pg_class where relnamespace in (to_regnamespace('public'), to_regnamespace('guard'))"
@@ -167,12 +176,13 @@ def wait_for_calls(dsn: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_compares_without_and_with(user_database: str, guard: RunGuard) -> None:
-    ran = guard(user_database, "simulate", "--calls", "40", "--fault-rate", "0.5", "--sessions", "2")
-    assert ran.returncode == 0, ran.stderr
-    assert "without guard" in ran.stdout
-    assert "guard at correct" in ran.stdout
-    assert "100.00 %" in ran.stdout
+def test_modes_stand_side_by_side(simulation: Simulation, capsys: pytest.CaptureFixture[str]) -> None:
+    off, correct = of_mode(simulation, "off"), of_mode(simulation, "correct")
+    show(State(None, False, False), STREAM, {"faults": simulation["faults"], "runs": [off, correct]})
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "rule severity without guard guard at correct repaired refused for a person" in lines
+    assert f"calls consistent {off['consistency_rate_pct']:.2f} % 100.00 %" in lines
+    assert f"violations {off['violations']} {correct['violations']}" in lines
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from guard import database, simulation
 from guard.cli.base import State, cell, json_option, pass_state
-from guard.simulation import Result, Stream
+from guard.simulation import Result, Simulation, Stream
 
 
 def _is_number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -38,13 +38,16 @@ def _is_number(_context: click.Context, _parameter: click.Parameter, value: floa
 @click.option("--sessions", type=click.IntRange(1, 64), default=4, show_default=True, metavar="N", help="At once.")
 @click.option(
     "--guard",
-    "mode",
+    "modes",
+    multiple=True,
     type=click.Choice(simulation.MODES),
-    help="The mode of all rules.  [default: off, then correct, side by side]",
+    default=("off", "correct"),
+    show_default="off and correct",
+    help="The mode of all rules; given several times, the modes stand side by side.",
 )
 @json_option
 @pass_state
-def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: int, mode: str | None) -> None:
+def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: int, modes: tuple[str, ...]) -> None:
     """Show what guard would change: play calls and bookings with faults in them, without guard and with it.
 
     It works in databases of its own on the same server, and drops them at the end, also after Ctrl-C; no other
@@ -55,9 +58,9 @@ def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: i
     Examples:
       guard simulate
       guard simulate --calls 5000 --fault-rate 0.26 --guard enforce
+      guard simulate --guard off --guard observe --guard correct --guard enforce
     """
     stream = Stream(calls, fault_rate, seed, sessions)
-    modes = [mode] if mode else ["off", "correct"]
     with (
         _ended_by_signals(),
         Progress(
@@ -80,23 +83,25 @@ def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: i
     if state.as_json:
         given = {"calls": calls, "fault_rate": fault_rate, "seed": seed, "sessions": sessions}
         state.print_json({**given, **result})
-        return
+    else:
+        show(state, stream, result)
+
+
+def show(state: State, stream: Stream, result: Simulation) -> None:
+    """Print what was played and what came of it."""
     faults = {fault: count for fault, count in result["faults"].items() if count}
-    state.out.print(f"{calls} calls in {sessions} sessions, {sum(faults.values())} of them with a fault (seed {seed})")
-    state.out.print()
-    state.print_table(
-        ("what went wrong", "#calls", "rules that it breaks"),
-        [(fault, count, ", ".join(simulation.FAULTS[fault])) for fault, count in faults.items()],
+    state.out.print(
+        f"{stream.calls} calls in {stream.sessions} sessions, {sum(faults.values())} of them with a fault; "
+        f"seed {stream.seed}"
     )
+    if faults:
+        state.out.print()
+        state.print_table(
+            ("what went wrong", "#calls", "rules that it breaks"),
+            [(fault, count, ", ".join(simulation.FAULTS[fault])) for fault, count in faults.items()],
+        )
     _print_rules(state, result["runs"])
     _print_summary(state, result["runs"])
-    if result["throughput"] is not None:
-        state.out.print(
-            "\nWith guard the stream ran at {ratio:.2f} times the rate without it; half of its parts between {low:.2f} "
-            "and {high:.2f}.\nIts sessions do nothing but write, and detection runs beside them.".format(
-                **result["throughput"]
-            )
-        )
     for run in result["runs"]:
         if run["kpis"]:
             state.out.print()
@@ -106,20 +111,19 @@ def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: i
 
 
 def _print_rules(state: State, results: list[Result]) -> None:
+    """Violations by rule and mode; what guard did about the others, where there is room: for one mode."""
+    detailed = [result["guard"] != "off" for result in results]
+    if sum(detailed) > 1:
+        detailed = [False] * len(results)
     columns = ["rule", "severity"]
-    for result in results:
-        columns.append(f"#{_title(result)}" if len(results) > 1 else "#violations")
-        if result["guard"] != "off":
-            columns += ["#repaired", "#refused", "#for a person"]
-    rows = []
-    for of_rule in zip(*(result["rules"] for result in results), strict=True):
-        row: list[object] = [of_rule[0]["rule"], of_rule[0]["severity"]]
-        for result, rule in zip(results, of_rule, strict=True):
-            row.append(rule["violations"])
-            if result["guard"] != "off":
-                row += [rule["repaired"], rule["refused"], rule["queued"]]
-        rows.append(row)
-    state.out.print("\nViolations that stand at the end, and what guard did about the others")
+    rows: list[list[object]] = [[rule["rule"], rule["severity"]] for rule in results[0]["rules"]]
+    for result, is_detailed in zip(results, detailed, strict=True):
+        columns += [f"#{_title(result)}", *(["#repaired", "#refused", "#for a person"] if is_detailed else [])]
+        for row, rule in zip(rows, result["rules"], strict=True):
+            row += [rule["violations"], *((rule["repaired"], rule["refused"], rule["queued"]) if is_detailed else ())]
+    state.out.print(
+        "\nViolations that stand at the end" + (", and what guard did about the others" if any(detailed) else "")
+    )
     state.print_table(columns, rows)
 
 
@@ -135,6 +139,8 @@ def _print_summary(state: State, results: list[Result]) -> None:
         ("  after, on average", [_seconds(r["detection_mean_seconds"]) for r in results]),
         ("  after, 95 % of them", [_seconds(r["detection_p95_seconds"]) for r in results]),
         ("calls per second", [f"{r['calls_per_second']:.0f}" for r in results]),
+        ("  as a share of the first", [_ratio(r) for r in results]),
+        ("  in half of its parts", [_quartiles(r) for r in results]),
     ]
     state.out.print()
     state.print_table(("", *(f"#{_title(result)}" for result in results)), [(name, *values) for name, values in lines])
@@ -146,6 +152,14 @@ def _title(result: Result) -> str:
 
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} s"
+
+
+def _ratio(result: Result) -> str:
+    return "" if result["throughput"] is None else f"{result['throughput']['ratio']:.2f}"
+
+
+def _quartiles(result: Result) -> str:
+    return "" if result["throughput"] is None else "{low:.2f} to {high:.2f}".format(**result["throughput"])
 
 
 @contextmanager
