@@ -71,8 +71,8 @@ _WITHOUT_BOOKING = ("link status without appointment", "appointment of an unknow
 #: What installing guard makes beside the database.
 ROLES = ["guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor"]
 
-#: Called with what is going on, how much of it is done, and how much there is (None: nobody knows).
-Progress = Callable[[str, int, int | None], None]
+#: Called with what is going on, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,6 @@ def run(dsn: str, stream: Stream, modes: Iterable[str], progress: Progress) -> S
     calls = plan(stream)
     with _scratch(dsn) as scratch, ExitStack() as stack:
         template = scratch.create()
-        progress("installing guard", 0, None)
         with install.exclusive(template) as session:
             install.apply(session, lambda _what, done, total: progress("installing guard", done, total))
             _seed(session.worker)
@@ -373,7 +372,7 @@ def run(dsn: str, stream: Stream, modes: Iterable[str], progress: Progress) -> S
             # whoever comes first in one part comes last in the next: what else the machine does hits all alike
             for run in runs if number % 2 == 0 else reversed(runs):
                 run.play(part, on_progress)
-        progress("waiting for the grace to pass", 0, None)
+        progress("waiting for the grace to pass", len(calls) * len(runs), len(calls) * len(runs))
         results = [run.finish(None if run is runs[0] else _compare(runs[0], run)) for run in runs]
     return {"faults": injected(calls), "runs": results}
 
@@ -408,7 +407,7 @@ class _Scratch:
             ).fetchone()
         assert row is not None  # noqa: S101  # a query without FROM returns one row
         may_create, roles = row
-        self._missing_roles = set(ROLES) - set(roles)
+        self._missing_roles = [role for role in ROLES if role not in roles]
         if not may_create:
             raise GuardError(
                 "A simulation needs a database of its own, and this role may not create one.",
@@ -432,10 +431,13 @@ class _Scratch:
             with database.connect(self._dsn) as connection:
                 for name in self._names:
                     connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-                for role in sorted(self._missing_roles):
+                made = connection.execute(
+                    "select r.rolname from pg_catalog.pg_roles as r where r.rolname = any(%s)", (self._missing_roles,)
+                ).fetchall()
+                for (role,) in made:
                     # somebody installed guard meanwhile, and needs it
                     with suppress(psycopg.errors.DependentObjectsStillExist):
-                        connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(role)))
+                        connection.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
         except psycopg.Error as error:
             raise GuardError(
                 f"The simulation's databases {self._prefix}_* may have been left behind"

@@ -73,7 +73,7 @@ def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: i
             disable=not state.err.is_terminal,
         ) as bar,
     ):
-        task = bar.add_task("", total=None)
+        task = bar.add_task("installing guard", total=None)
         result = simulation.run(
             database.resolve_dsn(state.dsn),
             stream,
@@ -98,7 +98,7 @@ def show(state: State, stream: Stream, result: Simulation) -> None:
         state.out.print()
         state.print_table(
             ("what went wrong", "#calls", "rules that it breaks"),
-            [(fault, count, ", ".join(simulation.FAULTS[fault])) for fault, count in faults.items()],
+            [(fault, count, "\n".join(simulation.FAULTS[fault])) for fault, count in faults.items()],
         )
     _print_rules(state, result["runs"])
     _print_summary(state, result["runs"])
@@ -115,15 +115,15 @@ def _print_rules(state: State, results: list[Result]) -> None:
     detailed = [result["guard"] != "off" for result in results]
     if sum(detailed) > 1:
         detailed = [False] * len(results)
-    columns = ["rule", "severity"]
-    rows: list[list[object]] = [[rule["rule"], rule["severity"]] for rule in results[0]["rules"]]
+    columns = ["rule"]
+    rows: list[list[object]] = [[rule["rule"]] for rule in results[0]["rules"]]
     for result, is_detailed in zip(results, detailed, strict=True):
-        columns += [f"#{_title(result)}", *(["#repaired", "#refused", "#for a person"] if is_detailed else [])]
+        columns += [f"#{result['guard']}", *(["#repaired", "#refused", "#for a person"] if is_detailed else [])]
         for row, rule in zip(rows, result["rules"], strict=True):
             row += [rule["violations"], *((rule["repaired"], rule["refused"], rule["queued"]) if is_detailed else ())]
-    state.out.print(
-        "\nViolations that stand at the end" + (", and what guard did about the others" if any(detailed) else "")
-    )
+    modes = " and ".join(_title(result) for result in results)
+    others = ", and what became of the others" if any(detailed) else ""
+    state.out.print(f"\nViolations that stand at the end, {modes}{others}:\n")
     state.print_table(columns, rows)
 
 
@@ -143,11 +143,13 @@ def _print_summary(state: State, results: list[Result]) -> None:
         ("  in half of its parts", [_quartiles(r) for r in results]),
     ]
     state.out.print()
-    state.print_table(("", *(f"#{_title(result)}" for result in results)), [(name, *values) for name, values in lines])
+    state.print_table(
+        ("", *(f"#{_title(result)}" for result in results)), [(name, *values) for name, values in lines if any(values)]
+    )
 
 
 def _title(result: Result) -> str:
-    return "without guard" if result["guard"] == "off" else f"guard at {result['guard']}"
+    return "without guard" if result["guard"] == "off" else f"with guard at {result['guard']}"
 
 
 def _seconds(value: float | None) -> str:
