@@ -2,8 +2,7 @@
 
 `plan` decides by the seed alone what each call is and what goes wrong with it. `run` plays the plan once for each mode,
 several sessions at once, in a database made for it and dropped afterwards, and measures what stands at the end with the
-rules' own views. The application is the same in every mode; but that it
-hands webhooks to guard where there is one.
+rules' own views. The application is the same in every mode, but for one thing: where guard is, it handles the webhooks.
 """
 
 from __future__ import annotations
@@ -351,7 +350,8 @@ class Application:
 def run(dsn: str, stream: Stream, modes: Iterable[str], progress: Progress) -> Simulation:
     """Play the stream once for each mode, each in a fresh database on the server that `dsn` names, part by part.
 
-    Raises GuardError where no database can be made there, or guard cannot be installed in it.
+    To be called in the main thread, whose signals it handles. Raises GuardError where no database can be made there,
+    or guard cannot be installed in it.
     """
     calls = plan(stream)
     with _scratch(dsn) as scratch, ExitStack() as stack:
@@ -448,17 +448,18 @@ class _Scratch:
 
 @contextmanager
 def _scratch(dsn: str) -> Iterator[_Scratch]:
-    """Whatever happens in the block, a signal included, its databases are dropped; a second signal waits for that."""
+    """Whatever ends the block, a signal included, its databases are dropped, and a second signal does not stop that."""
     scratch = _Scratch(dsn)
-    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     try:
         yield scratch
     finally:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
         try:
             scratch.drop()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
 
 
 def _seed(connection: Connection) -> None:

@@ -22,7 +22,7 @@ def _is_number(_context: click.Context, _parameter: click.Parameter, value: floa
 
 
 @click.command()
-@click.option("--calls", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, metavar="N")
+@click.option("--calls", type=click.IntRange(1, 1_000_000), default=2000, show_default=True, metavar="N")
 @click.option(
     "--fault-rate",
     type=click.FloatRange(0, 1),
@@ -125,6 +125,8 @@ def _print_rules(state: State, results: list[Result]) -> None:
     others = ", and what became of the others" if any(detailed) else ""
     state.out.print(f"\nViolations that stand at the end, {modes}{others}:\n")
     state.print_table(columns, rows)
+    if any(detailed):
+        state.out.print("What was neither repaired nor refused never came to be: calls follow their appointments.")
 
 
 def _print_summary(state: State, results: list[Result]) -> None:
