@@ -10,10 +10,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import breaker, detection, triggers
+from bench import breaker, detection, triggers, validation
 from bench.server import scratch_server
 
-BENCHES: dict[str, Any] = {"triggers": triggers, "detection": detection, "breaker": breaker}
+BENCHES: dict[str, Any] = {"triggers": triggers, "detection": detection, "validation": validation, "breaker": breaker}
 
 
 @click.command()

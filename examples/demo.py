@@ -1,26 +1,25 @@
-"""The main job on real input: a dirty booking database is audited, guarded and corrected.
+"""The main job on real input: a dirty booking database is audited, guarded and corrected; then bookings go wrong.
 
 Starts the embedded server in a folder of its own, loads the legacy example into it, and runs the guard command step by
-step; every command is shown as it could be typed. Exits 1 as soon as a step does not do what it should.
+step, then `examples.booking` on an empty database; every command is shown as it could be typed. Exits 1 as soon as a
+step does not do what it should.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from rich.console import Console
 from rich.table import Table
 
+from examples import booking
+from examples.stage import console, expect, fail, guard, guard_json, show, title, write
+
 HERE = Path(__file__).parent
-GUARD = str(Path(sys.executable).with_name("guard"))
 CALLS = 10_000
 
 #: What examples/legacy/README.md says is wrong, as a share of the calls.
@@ -37,15 +36,15 @@ DEFECTS = {
     "duplicate_booking": 1000,
     "overlapping_appointment": 1000,
 }
-OWN_ROW_RULES = (
-    "missing_direction",
-    "session_outcome_mismatch",
-    "appointment_made_mismatch",
-    "inconsistent_customer_link",
-    "inconsistent_link_status",
+#: What only a person can decide; of orphans those that no call knows.
+UNDECIDABLE = (
+    "orphaned_appointment",
+    "tenant_mismatch",
+    "duplicate_booking",
+    "overlapping_appointment",
+    "recent_creation_failure",
 )
-
-console = Console(highlight=False)
+ENFORCED = ("inconsistent_link_status", "missing_direction", "session_outcome_mismatch", "tenant_mismatch")
 
 
 def main() -> None:
@@ -56,16 +55,16 @@ def main() -> None:
         for name in [name for name in os.environ if name == "GUARD_DSN" or name.startswith("PG")]:
             del os.environ[name]
         try:
-            run(guard_json("up")["dsn"])
+            server = guard_json("up")["dsn"]
+            run(server)
+            booking.run(_new_database(server, "booking"))
         finally:
             guard("down")
 
 
 def run(server: str) -> None:
     """The demo, on the server that runs at `server`."""
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("create database legacy")
-    legacy = psycopg.conninfo.make_conninfo(server, dbname="legacy")
+    legacy = _new_database(server, "legacy")
     os.environ["GUARD_DSN"] = legacy
 
     with psycopg.connect(legacy, autocommit=True) as connection:
@@ -81,14 +80,20 @@ def run(server: str) -> None:
         expect(rows(connection) == before, "guard apply left every row as it was")
         check_audit()
 
-        title("In observe a bad write goes through, and is recorded")
-        write(connection, "update calls set direction = null where id = 10")
-        show(connection, "select id, direction from calls where id = 10", [(10, None)])
-        show_alerts(connection, [("missing_direction", 10, False)])
+        title("What is wrong already is known, and no news")
+        guard("incidents", "baseline", "--take")
+        write(connection, "update calls set direction = null, updated_at = localtimestamp where id = 10")
+        show(
+            connection,
+            "select rule, found, new_incidents from guard.detect() where found > 0",
+            [("missing_direction", 1, 1)],
+        )
+        guard("incidents", "list")
 
-        title("Raise the rules about a single row to correct")
-        for rule in OWN_ROW_RULES:
-            guard("rules", "set", rule, "--mode", "correct", expected=2)
+        title("Raise the rules to correct")
+        for rule in DEFECTS:
+            if rule != "recent_creation_failure":
+                guard_json("rules", "set", rule, "--mode", "correct")
         guard("rules", "list")
 
         title("Now bad writes are repaired, and the values before are kept")
@@ -129,29 +134,43 @@ def run(server: str) -> None:
         write(connection, "delete from appointments where id = 20001")
         show(connection, flags, [("appointment_removed", False, "unlinked")])
 
+        title("What is old is repaired in batches; what cannot be decided goes to a person")
+        guard("reconcile", expected=2)
+        guard("incidents", "baseline")
+        audit = guard_json("audit")
+        left = {rule["rule"]: rule["violations"] for rule in audit["rules"]}
+        expect(all(left[rule] == 0 for rule in DEFECTS if rule not in UNDECIDABLE), "what can be repaired counts zero")
+        expect(audit["consistency_rate_pct"] >= 99.5, f"{audit['consistency_rate_pct']:.2f} % of calls are consistent")
+        show(
+            connection,
+            """
+            select reason, count(*) from guard.manual_review_queue
+            where status = 'pending' group by reason order by reason
+            """,
+            [
+                ("duplicate_booking", CALLS // 1000),
+                ("missing_appointment", CALLS // 50),
+                ("orphaned_appointment", CALLS // 100),
+                ("overlapping_appointment", CALLS // 1000),
+                ("tenant_mismatch", CALLS // 1000),
+            ],
+        )
+        guard("incidents", "list", "--limit", "3")
+
         title("At enforce a bad write is refused")
-        guard("rules", "set", "tenant_mismatch", "--mode", "enforce")
+        for rule in ENFORCED:
+            guard_json("rules", "set", rule, "--mode", "enforce")
         refused(connection, "insert into appointments (company_id, call_id) values (2, 20001)", "ZG109")
+        refused(connection, "update calls set direction = null where id = 20001", "ZG104")
 
         title("Everything is as it should be")
         guard("verify")
 
 
-def guard(*arguments: str, expected: int = 0) -> None:
-    """Run a guard command and show what it prints. Ends the demo if it exits otherwise than expected."""
-    console.print(f"\n[bold cyan]$ guard {' '.join(arguments)}[/bold cyan]")
-    sys.stdout.flush()
-    completed = subprocess.run([GUARD, *arguments], check=False)
-    if completed.returncode != expected:
-        fail(f"guard {arguments[0]} exited {completed.returncode}, and {expected} was expected")
-
-
-def guard_json(*arguments: str) -> Any:
-    console.print(f"\n[bold cyan]$ guard {' '.join(arguments)} --json[/bold cyan]")
-    completed = subprocess.run([GUARD, *arguments, "--json"], check=False, stdout=subprocess.PIPE)
-    if completed.returncode not in (0, 2):
-        fail(f"guard {arguments[0]} exited {completed.returncode}")
-    return json.loads(completed.stdout)
+def _new_database(server: str, name: str) -> str:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+    return psycopg.conninfo.make_conninfo(server, dbname=name)
 
 
 def check_audit() -> None:
@@ -179,24 +198,6 @@ def rows(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
     return connection.execute(query).fetchall()
 
 
-def write(connection: psycopg.Connection, statement: str) -> None:
-    console.print(f"\n[bold cyan]=# {' '.join(statement.split())};[/bold cyan]")
-    connection.execute(statement.encode())
-
-
-def show(connection: psycopg.Connection, query: str, expected: Sequence[tuple[Any, ...]]) -> None:
-    """Run a query, print its rows, and end the demo if they are not the expected ones."""
-    console.print(f"\n[bold cyan]=# {' '.join(query.split())};[/bold cyan]")
-    cursor = connection.execute(query.encode())
-    found = cursor.fetchall()
-    table = Table(*[column.name for column in cursor.description or ()], box=None, header_style="bold", pad_edge=False)
-    for row in found:
-        table.add_row(*["null" if cell is None else str(cell) for cell in row])
-    console.print(table)
-    if found != list(expected):
-        fail(f"expected {list(expected)}")
-
-
 def show_alerts(connection: psycopg.Connection, expected: Sequence[tuple[str, int, bool]]) -> None:
     entity = expected[0][1]
     show(
@@ -219,22 +220,6 @@ def refused(connection: psycopg.Connection, statement: str, sqlstate: str) -> No
         if error.diag.sqlstate == sqlstate:
             return
     fail(f"expected the write to be refused with {sqlstate}")
-
-
-def title(text: str) -> None:
-    console.print()
-    console.rule(f"[bold]{text}", align="left")
-
-
-def expect(true: bool, what: str) -> None:
-    if not true:
-        fail(f"not so: {what}")
-    console.print(f"[green]ok[/green]: {what}")
-
-
-def fail(message: str) -> None:
-    console.print(f"[red]{message}[/red]")
-    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from guard.errors import OperationTimeoutError as OperationTimeoutError
     from guard.retrying import RetryBudget as RetryBudget
     from guard.retrying import retry as retry
+    from guard.settings import Settings as Settings
     from guard.stores.fallback import FallbackStore as FallbackStore
     from guard.stores.memory import MemoryStore as MemoryStore
     from guard.stores.postgres import PostgresStore as PostgresStore
@@ -34,6 +35,7 @@ _EXPORTS = {
     "PostgresStore": "guard.stores.postgres",
     "RedisStore": "guard.stores.redis",
     "RetryBudget": "guard.retrying",
+    "Settings": "guard.settings",
     "remaining_time": "guard.deadline",
     "retry": "guard.retrying",
     "service_key": "guard.breaker",

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from psycopg.rows import dict_row
 
+from guard import database
 from guard.database import Connection
 from guard.errors import GuardError
 from guard.stores.base import Snapshot, Store, check_key
@@ -78,7 +79,7 @@ def stores(dsn: str, redis_url: str | None) -> Iterator[FallbackStore]:
 
 def listing(connection: Connection, store: FallbackStore, key: str | None = None) -> list[Circuit]:
     """Every circuit, or the one; those that are not closed first. Raises GuardError where guard is not installed."""
-    _require_installed(connection)
+    database.require_installed(connection, "circuit_breaker_states")
     keys = [key] if key else [row[0] for row in connection.execute("select circuit_key from guard.breaker_status()")]
     store.reconcile(keys)
     with connection.cursor(row_factory=dict_row) as cursor:
@@ -117,7 +118,7 @@ def details(connection: Connection, store: FallbackStore, key: str) -> tuple[Cir
 def events(connection: Connection, key: str, limit: int) -> list[CircuitEvent]:
     """The newest events of a circuit, the newest first."""
     check_key(key)
-    _require_installed(connection)
+    database.require_installed(connection, "circuit_breaker_states")
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """
@@ -135,13 +136,8 @@ def events(connection: Connection, key: str, limit: int) -> list[CircuitEvent]:
 def override(connection: Connection, store: FallbackStore, key: str, state: str, reason: str) -> Snapshot:
     """Force a circuit open or closed, or lift that and start afresh (none), in every store; audited."""
     check_key(key)
-    _require_installed(connection)
+    database.require_installed(connection, "circuit_breaker_states")
     # as the user who is connected here, and so with the user's own rights
     connection.execute("select guard.breaker_override(%s, %s, %s)", (key, state, reason))
     store.reconcile([key])
     return store.views[key].snapshot
-
-
-def _require_installed(connection: Connection) -> None:
-    if connection.execute("select to_regclass('guard.circuit_breaker_states')").fetchone() == (None,):
-        raise GuardError("Guard is not installed in this database.", fix="Run guard apply.")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from guard import adoption, constraints, database, ledger, migrations
+from guard import adoption, constraints, cron, database, ledger, migrations
 from guard.database import Connection
 from guard.errors import BusyError, GuardError, named
 from guard.locks import retry_on_lock_timeout
@@ -122,6 +122,7 @@ def apply(
         session.worker.execute("select guard.set_setting('app_timezone', %s)", (app_timezone,))
         done.append(f"set app_timezone to {app_timezone}")
     done += constraints.install_on_own_tables(session.worker, session.observer)
+    done += cron.sync(session.worker)
     run.finish()
     return done
 
@@ -202,13 +203,13 @@ def rollback(session: Session, progress: Progress, *, to: str | None = None, eve
     worker = session.worker
     if worker.execute("select to_regnamespace('guard')").fetchone() == (None,):
         raise GuardError("Guard is not installed in this database.", fix="There is nothing to roll back.")
+    done: list[str] = []
     yoyo = migrations.Migrations(session.dsn, session.observer)
     try:
         applied = yoyo.applied()
         ids = [migration.id for migration in applied]
         if to is not None and to not in ids:
             raise GuardError(f"Migration {to} is not applied here.", fix=f"Applied are: {', '.join(reversed(ids))}.")
-        done: list[str] = []
         target_run, target_migration = (None, None) if everything else _target(worker, to)
         undone = [m for m in applied if target_migration is None or m.id > target_migration]
         if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
@@ -222,6 +223,7 @@ def rollback(session: Session, progress: Progress, *, to: str | None = None, eve
                 worker.execute("delete from guard.objects where kind = 'migration' and identity = %s", (migration.id,))
     finally:
         yoyo.close()
+    done += cron.sync(worker)
     if everything:
         session.step("schema guard", lambda: _execute(worker, "drop schema guard cascade"))
         done.append("dropped schema guard")

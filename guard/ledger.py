@@ -21,17 +21,17 @@ from guard.database import Connection
 from guard.errors import GuardError, from_database
 
 #: The folders under sql/, in the order in which they are applied; `rules` stands for an operator's own.
-FOLDERS = ("functions", "checks", "rules", "triggers", "views")
+FOLDERS = ("functions", "checks", "rules", "triggers", "views", "jobs")
 
 #: The named arguments of a rule's registration whose values are plain strings.
 _REGISTERED = re.compile(r"\bp_(\w+)\s*=>\s*(?:'((?:[^']|'')*)'|\$\$(.*?)\$\$)", re.DOTALL)
 
-_PROVIDES = re.compile(r"^-- provides: (function|view|trigger|rule) (\S.*)$", re.MULTILINE)
+_PROVIDES = re.compile(r"^-- provides: (function|procedure|view|trigger|rule|job) (\S.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, order=True)
 class SqlObject:
-    """An object in the catalog. Identities: a regprocedure, a qualified view, `table trigger`, a rule's name."""
+    """An object in the catalog. Identities: a regprocedure, a qualified view, `table trigger`, a rule or job's name."""
 
     kind: str
     identity: str
@@ -106,7 +106,7 @@ def _read(path: Path, name: str) -> SqlFile:
 #: What the catalog holds for each object; null where the object does not exist.
 _FINGERPRINTS = """
 select o.kind, o.identity, md5(
-    case o.kind
+    case replace(o.kind, 'procedure', 'function')
         when 'function' then (
             select concat_ws(' ', pg_get_functiondef(p.oid), p.proowner::regrole, p.proacl)
             from pg_catalog.pg_proc as p where p.oid = to_regprocedure(o.identity)
@@ -126,6 +126,10 @@ select o.kind, o.identity, md5(
                 r.enforceable, r.constraint_kind, r.constraint_definition, r.probe
             )
             from guard.rules as r where r.rule = o.identity
+        )
+        when 'job' then (
+            select concat_ws(' ', j.job, j.default_schedule, j.default_every, j.command, j.description)
+            from guard.jobs as j where j.job = o.identity
         )
     end
 )
@@ -229,7 +233,7 @@ def restore_file(connection: Connection, file: SqlFile) -> None:
             _execute(connection, file)
     except (errors.InvalidTableDefinition, errors.InvalidFunctionDefinition):
         # a view cannot lose a column, nor a function change its result, by being replaced
-        drop(connection, [o for o in file.provides if o.kind in ("view", "function")])
+        drop(connection, [o for o in file.provides if o.kind in ("view", "function", "procedure")])
         _execute(connection, file)
     found = fingerprints(connection, file.provides)
     for provided in file.provides:
@@ -265,7 +269,7 @@ def _execute(connection: Connection, file: SqlFile) -> None:
 def _revoke_all(connection: Connection, objects: Iterable[SqlObject]) -> None:
     """Take back every right on functions and views: the file grants again what it means to grant."""
     identities = (
-        [o.identity for o in objects if o.kind == "function"],
+        [o.identity for o in objects if o.kind in ("function", "procedure")],
         [o.identity for o in objects if o.kind == "view"],
     )
     rows = connection.execute(
@@ -275,7 +279,7 @@ def _revoke_all(connection: Connection, objects: Iterable[SqlObject]) -> None:
             o.name, case when o.grantee = 0 then 'public' else o.grantee::regrole::text end
         )
         from (
-            select 'function ' || p.oid::regprocedure as name, p.proowner as owner, a.grantee
+            select 'routine ' || p.oid::regprocedure as name, p.proowner as owner, a.grantee
             from pg_catalog.pg_proc as p
             cross join lateral aclexplode(p.proacl) as a
             where p.oid in (select to_regprocedure(i.identity) from unnest(%s::text[]) as i (identity))
@@ -321,16 +325,20 @@ def drop(connection: Connection, objects: Iterable[SqlObject]) -> None:
 
 def drop_statements(connection: Connection, objects: Iterable[SqlObject]) -> list[str]:
     """What drops the objects, in order: one statement for all views, one for all functions."""
-    by_kind: dict[str, list[str]] = {"trigger": [], "rule": [], "view": [], "function": []}
+    by_kind: dict[str, list[str]] = {"trigger": [], "rule": [], "job": [], "view": [], "procedure": [], "function": []}
     for o in objects:
         by_kind[o.kind].append(o.identity)
     statements = []
     for table, name in (identity.split(" ") for identity in by_kind["trigger"]):
         if connection.execute("select to_regclass(%s)", (table,)).fetchone() != (None,):
             statements.append(f"drop trigger if exists {name} on {table}")
-    for rule in by_kind["rule"]:
-        statements.append(sql.SQL("delete from guard.rules where rule = {}").format(rule).as_string())
-    for kind in ("view", "function"):
+    for kind in ("rule", "job"):
+        for name in by_kind[kind]:
+            delete = sql.SQL("delete from guard.{} where {} = {}")
+            statements.append(
+                delete.format(sql.Identifier(f"{kind}s"), sql.Identifier(kind), sql.Literal(name)).as_string()
+            )
+    for kind in ("view", "procedure", "function"):
         if by_kind[kind]:
             statements.append(f"drop {kind} if exists {', '.join(by_kind[kind])}")
     return statements

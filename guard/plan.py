@@ -14,7 +14,7 @@ from typing import TypedDict
 
 import sqlparse
 
-from guard import constraints, ledger, migrations
+from guard import constraints, cron, ledger, migrations
 from guard.database import Connection
 
 #: Statement form → lock mode. The group `table` names the relation that is locked, or an index of it.
@@ -109,6 +109,9 @@ def _statements(connection: Connection, own_rules: Path | None) -> Iterator[tupl
         if constraints.violations(connection, rule) == 0:
             for statement in constraints.statements(connection, rule, wanted=True):
                 yield f"constraint guard_{rule}", statement
+    jobs = [file.registration for file in difference.files if any(o.kind == "job" for o in file.provides)]
+    for statement in cron.planned(connection, {job["job"]: job["schedule"] for job in jobs}):
+        yield "pg_cron", statement
 
 
 def _new_constraint(connection: Connection, file: ledger.SqlFile) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,7 @@ class Move(TypedDict):
 
 def listing(connection: Connection) -> list[RuleState]:
     """Every registered rule, the gravest first. Raises GuardError where guard is not installed."""
-    _require_installed(connection)
+    database.require_installed(connection, "rules")
     rows = connection.execute(
         """
         select
@@ -109,7 +109,7 @@ def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
     and GuardError where the mode is set and the constraint could not follow.
     """
     with database.connect(dsn) as connection:
-        _require_installed(connection)
+        database.require_installed(connection, "rules")
         # before anything that could have to wait: lowering a rule is how an operator stops it at once
         connection.execute("select guard.set_rule(%s, %s, %s)", (rule, mode, rollout))
         before = constraints.state(connection, rule)
@@ -171,8 +171,3 @@ def _install(session: install.Session, result: Move) -> None:
 def _is_index(connection: Connection, rule: str) -> bool:
     row = connection.execute("select constraint_kind from guard.rules where rule = %s", (rule,)).fetchone()
     return row is not None and row[0] in ("unique", "exclude")
-
-
-def _require_installed(connection: Connection) -> None:
-    if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
-        raise GuardError("Guard is not installed in this database.", fix="Run guard apply.")

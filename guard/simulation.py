@@ -29,6 +29,7 @@ from psycopg.types.json import Jsonb
 from guard import audit, constraints, database, install, reconcile, rules
 from guard.database import Connection
 from guard.errors import GuardError
+from guard.watch import Watch
 
 MODES = ("off", "observe", "correct", "enforce")
 
@@ -41,8 +42,6 @@ FAILED = 0.03
 KNOWN_CUSTOMER = 0.5
 #: Of the bookings that have no fault, how many are first heard of by the calendar's webhook.
 BY_WEBHOOK = 0.25
-#: How often detection looks, in seconds.
-WATCH_SECONDS = 1.0
 #: Several modes are played in turns, part by part.
 PARTS = 10
 _FIRST_SLOT = datetime(2030, 1, 1, 8, tzinfo=UTC)
@@ -518,22 +517,19 @@ class _Run:
         self._pool = pool
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._watch: Watch | None = None
         self._watcher: Future[None] | None = None
+        self._complaints: list[GuardError] = []
 
-    def watch(self, connection: Connection) -> None:
-        """Start detection, which looks until `finish` or `stop`."""
-
-        def look() -> None:
-            is_last = False
-            while not is_last:
-                is_last = self._stop.wait(WATCH_SECONDS)
-                connection.execute("select from guard.judge_pending()")
-                connection.execute("select from guard.detect()")
-
-        self._watcher = self._pool.submit(look)
+    def watch(self, dsn: str) -> None:
+        """Start detection, which goes on until the run is stopped."""
+        self._watch = Watch(dsn, lambda _incidents: None, self._complaints.append)
+        self._watcher = self._pool.submit(self._watch.run)
 
     def stop(self) -> None:
         self._stop.set()
+        if self._watch is not None:
+            self._watch.stop()
 
     def play(self, calls: list[Call], on_progress: Callable[[], None]) -> None:
         """Have the sessions share a part of the calls."""
@@ -564,9 +560,15 @@ class _Run:
         """Wait until everything can be judged, repair what the mode repairs, and measure."""
         age = f"extract(epoch from max(grace) - (clock_timestamp() - {_LAST_WRITE}))::float + 0.1"
         time.sleep(max(0.0, _value(self.connection, f"select {age} from guard.rules")))  # noqa: S608  # constants
-        self._stop.set()
         if self._watcher is not None:
+            due = "select exists (select from guard.pending_checks where due_at <= now())"
+            while not self._watcher.done() and _value(self.connection, due):
+                time.sleep(0.1)
+            self.stop()
             self._watcher.result()
+            if self._complaints:
+                raise self._complaints[0]
+            self.connection.execute("select from guard.detect()")
         if self.mode in ("correct", "enforce"):
             reconcile.reconcile(self.connection, reconcile.survey(self.connection, None), dry_run=False, pause=0)
         return _measure(self, throughput)
@@ -575,15 +577,15 @@ class _Run:
 @contextmanager
 def _opened(dsn: str, stream: Stream, mode: str) -> Iterator[_Run]:
     with ExitStack() as stack:
-        connections = [stack.enter_context(database.connect(dsn)) for _ in range(stream.sessions + 2)]
-        observer, watcher, *sessions = connections
+        connections = [stack.enter_context(database.connect(dsn)) for _ in range(stream.sessions + 1)]
+        observer, *sessions = connections
         # sessions end before their connections are closed
         pool = stack.enter_context(ThreadPoolExecutor(stream.sessions + 1))
         guarded = mode != "off"
         run = _Run(mode, observer, [Application(session, stream.seed, guarded) for session in sessions], pool)
         stack.callback(run.stop)
         if guarded:
-            run.watch(watcher)
+            run.watch(dsn)
         yield run
 
 

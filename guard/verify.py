@@ -1,15 +1,25 @@
-"""Is the database as guard left it, and do its rules do what their modes say? Read-only but for a probe taken back."""
+"""Is the database as guard left it, do its rules do what their modes say, and do its jobs run?
+
+Read-only but for a probe taken back, and for the incidents of jobs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
-from guard import ledger, migrations, rules
+from psycopg import errors
+
+from guard import cron, ledger, migrations, rules
 from guard.database import Connection
 
 ROLES = ("guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor")
+
+
+#: Said until something has run a job by itself.
+NO_SCHEDULER = "Nothing runs the jobs yet: start guard scheduler, or have cron run guard tick every minute."
 
 
 class Finding(TypedDict):
@@ -43,10 +53,13 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
             findings += _catalog(connection)
         if functions_are_sound:
             findings += _slipping_through(connection)
+            notes += _undelivered(connection)
         if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
             findings += _clock(connection)
         if not findings:
             _probe(connection, findings, notes)
+        if functions_are_sound:
+            findings += _jobs(connection, notes)
     return {"ok": not findings, "findings": findings, "notes": notes}
 
 
@@ -156,6 +169,14 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
         from guard.faults as f
         where f.created_at > now() - interval '1 day'
         having count(*) > 0
+        union all
+        select
+            'dead_delivery', format('%%s messages to %%s were given up: %%s', count(*), d.channel,
+                (array_agg(d.last_error order by d.id desc))[1]),
+            'mend the channel, then guard notify --requeue all; guard notify --list shows them'
+        from guard.deliveries as d
+        where d.status = 'dead'
+        group by d.channel
         """,
         ([name for m in migrations.shipped() for name in migrations.index_names(m)], list(ROLES)),
     ).fetchall()
@@ -170,6 +191,26 @@ def _slipping_through(connection: Connection) -> Iterator[Finding]:
             "object": f"rule {rule}: two sessions at once, since inconsistent_link_status stands too low",
             "fix": "guard rules set inconsistent_link_status --mode correct",
         }
+
+
+def _undelivered(connection: Connection) -> Iterator[str]:
+    """A quarter of an hour is more than throttle and retry take where a sender runs and its channels work."""
+    row = connection.execute(
+        """
+        select count(*), to_char(min(w.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI')
+        from (
+            select d.created_at from guard.deliveries as d where d.status = 'pending'
+            union all
+            select n.created_at
+            from guard.due_notifications(now()) as due
+            inner join guard.notifications as n on due.id = n.id
+        ) as w
+        where w.created_at < now() - interval '15 minutes'
+        having count(*) > 0
+        """
+    ).fetchone()
+    if row is not None:
+        yield f"{row[0]} notifications wait since {row[1]} UTC: guard notify delivers them."
 
 
 def _clock(connection: Connection) -> Iterator[Finding]:
@@ -187,6 +228,32 @@ def _clock(connection: Connection) -> Iterator[Finding]:
             "object": f"the newest call was created {row[0]} minutes from now",
             "fix": "guard apply --app-timezone ZONE, with the zone that the application writes in",
         }
+
+
+def _jobs(connection: Connection, notes: list[str]) -> Iterator[Finding]:
+    """Jobs that failed or were missed, and those that pg_cron has otherwise than it should."""
+    for change in cron.differences(connection):
+        yield {"kind": "job", "object": f"apply would have {change}", "fix": "guard apply"}
+    with suppress(errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction):
+        connection.execute("select guard.check_jobs()")
+    rows = connection.execute(
+        """
+        select concat_ws(': ', i.description, i.details ->> 'error'), 'guard jobs run ' || (i.details ->> 'subject')
+        from guard.incidents as i
+        where i.entity_type = 'job' and i.status <> 'resolved'
+        order by i.fingerprint
+        """
+    ).fetchall()
+    for description, fix in rows:
+        yield {"kind": "job", "object": description, "fix": fix}
+    scheduled = connection.execute(
+        """
+        select exists (select from guard.jobs as j where j.in_pg_cron)
+            or exists (select from guard.job_runs as r where r.runner <> 'manual')
+        """
+    ).fetchone()
+    if scheduled == (False,):
+        notes.append(NO_SCHEDULER)
 
 
 def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> None:

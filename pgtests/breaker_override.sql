@@ -7,7 +7,9 @@ create function pg_temp.try(p_outcome text) returns text language sql as $$
 $$;
 
 create temporary table early as select a.token from guard.breaker_acquire('k') as a;
-select is(guard.breaker_override('k', 'forced_open', 'maintenance'), 'forced_open', 'forced open');
+select is(
+    (select o.state from guard.breaker_override('k', 'forced_open', 'maintenance') as o), 'forced_open', 'forced open'
+);
 select results_eq(
     $$select allowed, state, generation, retry_after_seconds from guard.breaker_acquire('k')$$,
     $$values (false, 'forced_open', 1::bigint, 30::numeric)$$, 'nothing passes'

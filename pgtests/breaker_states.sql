@@ -3,7 +3,9 @@ begin;
 select plan(24);
 
 create function pg_temp.try(p_outcome text) returns text language sql as $$
-    select guard.breaker_record('k', (select a.token from guard.breaker_acquire('k') as a), p_outcome, 'Timeout')
+    select r.state
+    from guard.breaker_acquire('k') as a
+    cross join lateral guard.breaker_record('k', a.token, p_outcome, 'Timeout') as r
 $$;
 create function pg_temp.later(p_seconds numeric) returns void language sql as $$
     update guard.circuit_breaker_states

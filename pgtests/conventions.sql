@@ -14,7 +14,8 @@ where
 
 select is_empty(
     $$select identity from guard_functions
-    where prosqlbody is null and not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'$$,
+    where prosqlbody is null and not coalesce(proconfig, '{}') @> '{"search_path=pg_catalog, pg_temp"}'
+    and prosrc !~ '\mcommit;'$$, -- which does not go with it
     'every function pins its search_path, with what a session can make last, or was bound as it was made'
 );
 select is_empty(
@@ -45,12 +46,15 @@ select is_empty(
         'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
         'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
         'recover_intents', 'handle_call_ended', 'handle_booking_event', 'detect', 'check_call', 'judge_pending',
-        'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo'
+        'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo', 'bundle_notifications',
+        'claim_delivery', 'settle_delivery', 'requeue_deliveries', 'discard_delivery', 'register_job', 'set_job',
+        'run_job'
     )
     and not exists (
         select from guard_functions as caller
         where caller.oid <> f.oid and caller.prosrc like '%guard.' || f.proname || '(%'
     )
+    and not exists (select from guard.jobs as j where j.command like '%guard.' || f.proname || '(%')
     and not exists (select from guard.rules as r where r.repair_with = 'guard.' || f.proname)
     and not exists (select from pg_catalog.pg_trigger as t where t.tgfoid = f.oid)$$,
     'no function is unused'

@@ -24,7 +24,7 @@ for ($attempt = 0; $attempt < 5; $attempt++) {
     if (!$admission['allowed']) {
         break;
     }
-    row($db, 'select guard.breaker_record(?, ?, ?, ?) as state', [$key, $admission['token'], 'failure', 'Timeout']);
+    $recorded = row($db, 'select state from guard.breaker_record(?, ?, ?, ?)', [$key, $admission['token'], 'failure', 'Timeout']);
     $failures++;
 }
 
@@ -39,6 +39,7 @@ echo json_encode([
     'validation' => $validation,
     'missing' => $missing,
     'failures' => $failures,
+    'recorded' => $recorded['state'],
     'state' => $admission['state'],
     'retry_after' => (float) $admission['retry_after_seconds'],
     'refused' => $refused,

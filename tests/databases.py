@@ -81,8 +81,8 @@ class Databases:
 
 
 @contextmanager
-def temporary_server() -> Iterator[PostgreSQLExecutor]:
-    """A PostgreSQL of its own; its data are thrown away, so nothing waits for the disk."""
+def temporary_server(options: str = "") -> Iterator[PostgreSQLExecutor]:
+    """A PostgreSQL of its own; its data are thrown away, so nothing waits for the disk. Options: `-c name=value`."""
     with tempfile.TemporaryDirectory(prefix="guard-tests-") as folder:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
@@ -97,7 +97,7 @@ def temporary_server() -> Iterator[PostgreSQLExecutor]:
             logfile=f"{folder}/log",
             startparams="-w",
             # the executor itself turns fsync off
-            postgres_options="-c synchronous_commit=off -c full_page_writes=off -c max_connections=100",
+            postgres_options=f"-c synchronous_commit=off -c full_page_writes=off -c max_connections=100 {options}",
         )
         with executor:
             _wait_until_ready(executor)

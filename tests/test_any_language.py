@@ -31,6 +31,6 @@ def test_php(database: str, guard: RunGuard) -> None:
     result = json.loads(answer.stdout)
     assert result["validation"] == {"success": True, "reason": None}
     assert result["missing"] == {"success": False, "reason": "appointment_not_found"}
-    assert (result["failures"], result["state"]) == (3, "open")
+    assert (result["failures"], result["recorded"], result["state"]) == (3, "open", "open")
     assert 0 < result["retry_after"] <= 30
     assert result["refused"] == "ZG109"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,10 +15,13 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
+from examples.calendar_stub import Calendar, running
+from guard import CircuitBreaker, PostgresStore
 from guard.booking import BookingGuard, Request
-from guard.errors import CircuitOpenError, OperationTimeoutError
-from tests.calendar_stub import Calendar
+from guard.stores.fallback import FallbackStore
+from tests.databases import PROJECT, RunGuard
 
 T = TypeVar("T")
 
@@ -31,13 +35,8 @@ class Calls:
 
 @pytest.fixture
 def calendar() -> Iterator[Calendar]:
-    server = Calendar()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running() as server:
+        yield server
 
 
 @pytest.fixture
@@ -138,34 +137,155 @@ def test_a_calendar_that_fails(booking: str, calendar: Calendar) -> None:
     assert_nothing_is_lost(booking, calendar)
 
 
-def test_an_open_circuit_queues(booking: str, calendar: Calendar) -> None:
-    class Open:
-        def call(self, _operation: Callable[..., T], /, *_: Any) -> T:
-            raise CircuitOpenError("calendar", "open", 12.5)
+@pytest.fixture
+def store(booking: str) -> Iterator[PostgresStore]:
+    postgres = PostgresStore(booking, timeout=5)
+    yield postgres
+    FallbackStore.of(postgres).close()
 
-    result = BookingGuard(booking, Open()).book(1, request(1), remote(calendar, "k1"), key="k1")
-    assert (result.state, result.reason, result.retry_after) == ("queued", "circuit_open", 12.5)
-    assert calendar.bookings == {}
+
+def test_an_open_circuit_queues_and_the_calendar_is_left_alone(
+    booking: str, calendar: Calendar, store: PostgresStore
+) -> None:
+    calendar.schedule.extend(["fail", "fail", "fail"])
+    guard = BookingGuard(booking, CircuitBreaker("calendar", store=store, cooldown=1))
+    for call in (1, 2, 3):
+        assert guard.book(call, request(call), remote(calendar, f"k{call}"), key=f"k{call}").state == "failed"
+    result = guard.book(4, request(4), remote(calendar, "k4"), key="k4")
+    assert (result.state, result.reason) == ("queued", "circuit_open")
+    assert 0 < (result.retry_after or 0) <= 1
+    assert calendar.asked == ["k1", "k2", "k3"]
+    assert rows(booking, "select call_id, reason, status from guard.manual_review_queue order by call_id") == [
+        (call, "calcom_booking_failed", "pending") for call in (1, 2, 3, 4)
+    ]
+    assert rows(booking, "select requires_manual_processing, appointment_made from calls where id = 4") == [
+        (True, False)
+    ]
+    time.sleep(1.1)
+    for call in (5, 6):
+        assert guard.book(call, request(call), remote(calendar, f"k{call}"), key=f"k{call}").state == "booked"
+    assert rows(booking, "select state from guard.breaker_status('calendar')") == [("closed",)]
     assert_nothing_is_lost(booking, calendar)
 
 
-def test_a_timeout_is_cleared_up_by_asking(booking: str, calendar: Calendar) -> None:
-    class Late:
-        """Times out, although the calendar has booked."""
+def test_timeouts_open_the_circuit_and_recovery_asks(booking: str, calendar: Calendar, store: PostgresStore) -> None:
+    calendar.mode = "hang"
+    guard = BookingGuard(booking, CircuitBreaker("calendar", store=store, failure_threshold=2, timeout=0.2))
+    results = [guard.book(call, request(call), remote(calendar, f"k{call}"), key=f"k{call}") for call in (1, 2, 3)]
+    assert [(r.state, r.reason) for r in results] == [
+        ("queued", "outcome_unknown"),
+        ("queued", "outcome_unknown"),
+        ("queued", "circuit_open"),
+    ]
+    assert calendar.asked == ["k1", "k2"]
+    # nobody asked again while it is not known: the key is taken
+    assert guard.book(1, request(1), remote(calendar, "k1"), key="k1").state == "pending"
+    assert guard.recover(older_than_seconds=0, ask=calendar.bookings.get) == [
+        ("k1", "failed", "queued"),
+        ("k2", "failed", "queued"),
+    ]
+    assert rows(booking, "select call_id from guard.manual_review_queue order by 1") == [(1,), (2,), (3,)]
+    assert_nothing_is_lost(booking, calendar)
 
-        def call(self, operation: Callable[..., T], /, *args: Any) -> T:
-            operation(*args)
-            raise OperationTimeoutError
 
-    guard = BookingGuard(booking, Late())
-    assert guard.book(1, request(1), remote(calendar, "k1"), key="k1").state == "queued"
-    assert guard.book(2, request(2), lambda _: "never", key="k2").state == "queued"
-    assert sorted(guard.recover(older_than_seconds=0, ask=calendar.bookings.get)) == [("k1", "validated", "recorded")]
-    assert rows(booking, "select key, state from guard.booking_intents order by key") == [
-        ("k1", "validated"),
-        ("k2", "failed"),
+def wait_until(dsn: str, query: str) -> None:
+    until = time.monotonic() + 20
+    while not rows(dsn, query):
+        assert time.monotonic() < until, f"it did not come true: {query}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("asked_too_early", [False, True])
+def test_what_was_booked_after_the_timeout_is_recorded(
+    booking: str, calendar: Calendar, store: PostgresStore, asked_too_early: bool
+) -> None:
+    calendar.mode = "late"
+    guard = BookingGuard(booking, CircuitBreaker("calendar", store=store, timeout=0.2))
+    assert guard.book(1, request(1), remote(calendar, "k1"), key="k1").reason == "outcome_unknown"
+    assert calendar.bookings == {"k1": "uid_1"}
+    if asked_too_early:
+        # the calendar did not know yet
+        assert guard.recover(older_than_seconds=0, ask=lambda _: None) == [("k1", "failed", "queued")]
+    # the answer comes: nobody waits for it, and it is remembered
+    wait_until(booking, "select from guard.booking_intents where state = 'remote_booked' and booking_id = 'uid_1'")
+    assert guard.recover(older_than_seconds=0) == [("k1", "validated", "recorded")]
+    assert rows(booking, "select call_id, calcom_v2_booking_id from appointments") == [(1, "uid_1")]
+    assert rows(booking, "select appointment_made, session_outcome from calls where id = 1") == [
+        (True, "appointment_booked")
     ]
     assert_nothing_is_lost(booking, calendar)
+
+
+def test_a_connection_that_breaks_off_may_have_booked(booking: str, calendar: Calendar, store: PostgresStore) -> None:
+    calendar.schedule.append("die")
+    guard = BookingGuard(booking, CircuitBreaker("calendar", store=store))
+    result = guard.book(1, request(1), remote(calendar, "k1"), key="k1")
+    assert (result.state, result.reason) == ("queued", "outcome_unknown")
+    assert guard.recover(older_than_seconds=0, ask=calendar.bookings.get) == [("k1", "validated", "recorded")]
+    assert_nothing_is_lost(booking, calendar)
+
+
+def test_a_calendar_that_is_not_there(booking: str, calendar: Calendar, store: PostgresStore) -> None:
+    guard = BookingGuard(booking, CircuitBreaker("calendar", store=store))
+    with running() as gone:
+        pass
+    assert guard.book(1, request(1), remote(gone, "k1"), key="k1").state == "failed"
+    assert_nothing_is_lost(booking, calendar)
+
+
+def test_recovery_leaves_alone_who_is_still_at_work(booking: str, calendar: Calendar) -> None:
+    with psycopg.connect(booking, autocommit=True) as connection:
+        connection.execute("select guard.begin_booking('old', 1, '{}')")
+        connection.execute("update guard.booking_intents set updated_at = now() - interval '5 minutes'")
+        connection.execute("select guard.begin_booking('young', 2, '{}')")
+    calendar.book("old")
+    guard = BookingGuard(booking, Calls())
+    assert guard.recover(ask=calendar.bookings.get) == [("old", "recorded", "recorded")]
+    assert rows(booking, "select key, state from guard.booking_intents order by key") == [
+        ("old", "recorded"),
+        ("young", "started"),
+    ]
+
+
+def test_what_the_calendar_holds_and_cannot_be_recorded_goes_to_a_person(booking: str, calendar: Calendar) -> None:
+    taken = {"staff_id": 1, "starts_at": "2030-01-01T09:00:00Z", "ends_at": "2030-01-01T10:00:00Z"}
+    guard = BookingGuard(booking, Calls())
+    assert guard.book(1, taken, remote(calendar, "k1"), key="k1").state == "booked"
+    with psycopg.connect(booking, autocommit=True) as connection:
+        connection.execute("select guard.begin_booking('k2', 2, %s)", (Jsonb(taken),))
+    calendar.book("k2")
+    assert guard.recover(older_than_seconds=0, ask=calendar.bookings.get) == [("k2", "failed", "queued")]
+    assert_nothing_is_lost(booking, calendar)
+
+
+def test_the_command_asks_the_calendar(booking: str, calendar: Calendar, guard: RunGuard) -> None:
+    with psycopg.connect(booking, autocommit=True) as connection:
+        connection.execute("select guard.begin_booking('k1', 1, '{}'), guard.begin_booking('k2', 2, '{}')")
+    calendar.book("k1")
+    recover = ("intents", "recover", "--older-than", "0", "--json", "--ask")
+    environment = {"CALENDAR_URL": calendar.url, "PYTHONPATH": str(PROJECT)}
+    recovered = guard(booking, *recover, "examples.calendar_stub:find", **environment)
+    assert json.loads(recovered.stdout) == [
+        {"key": "k1", "state": "validated", "action": "recorded"},
+        {"key": "k2", "state": "failed", "action": "queued"},
+    ]
+    assert_nothing_is_lost(booking, calendar)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:find", "no_such_module:find cannot be loaded: ModuleNotFoundError"),
+        ("json:find", "json:find cannot be loaded: AttributeError"),
+        ("json:__doc__", "json:__doc__ is no function"),
+        ("; drop table", "cannot be loaded: ValueError"),
+    ],
+)
+def test_the_command_says_whom_it_cannot_ask(booking: str, guard: RunGuard, name: str, message: str) -> None:
+    refused = guard(booking, "intents", "recover", "--ask", name)
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 def test_a_refused_record_goes_to_a_person(booking: str, calendar: Calendar) -> None:

@@ -285,7 +285,7 @@ def test_every_object_in_the_catalog_is_declared(database: str) -> None:
     made = query(
         database,
         """
-        select 'function', p.oid::regprocedure::text from pg_proc as p
+        select case p.prokind when 'p' then 'procedure' else 'function' end, p.oid::regprocedure::text from pg_proc as p
         where p.pronamespace = 'guard'::regnamespace and p.proname <> 'period'
             and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')
         union all
@@ -298,12 +298,14 @@ def test_every_object_in_the_catalog_is_declared(database: str) -> None:
         where p.pronamespace = 'guard'::regnamespace
         union all
         select 'rule', r.rule from guard.rules as r
+        union all
+        select 'job', j.job from guard.jobs as j
         """,
     )
     known = query(
         database,
         """
-        select kind, case kind when 'function' then to_regprocedure(identity)::text else identity end
+        select kind, case when kind in ('function', 'procedure') then to_regprocedure(identity)::text else identity end
         from guard.objects where kind <> 'migration'
         """,
     )

@@ -257,3 +257,29 @@ def test_generations_of_a_fleet_never_fall(fleet: Fleet) -> None:
         seen.append(found.pop().generation)
         assert seen[-1] >= seen[-2]
     store.close()
+
+
+def test_a_strict_breaker_sees_at_once_what_others_do_in_postgresql(database: str) -> None:
+    store = PostgresStore(database, timeout=5)
+    breaker = CircuitBreaker(KEY, store=store, mode="strict", timeout=None)
+    with psycopg.connect(database, autocommit=True) as connection:
+
+        def other(statement: str) -> None:
+            connection.execute(statement.encode(), (KEY,))
+
+        fails = "select guard.breaker_record(a.k, guard.breaker_ticket(0), 'failure') from (select %s as k) as a"
+        assert breaker.call(int) == 0
+        other(fails)
+        assert breaker.call(int) == 0  # and this success starts the count anew
+        other(fails)
+        other(fails)
+        assert breaker.snapshot().failure_count == 2
+        other(fails)
+        assert is_open(breaker)
+        other("select guard.breaker_override(%s, 'forced_closed', 'r')")
+        assert breaker.call(int) == 0
+        other("select guard.breaker_override(%s, 'forced_open', 'r')")
+        assert is_open(breaker)
+        other("select guard.breaker_override(%s, 'none', 'r')")
+        assert breaker.call(int) == 0
+    FallbackStore.of(store).close()

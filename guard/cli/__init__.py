@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, incidents, review, rules, schema, server, simulate
+from guard.cli import breaker, incidents, jobs, notify, review, rules, schema, server, settings, simulate
 from guard.cli.base import GuardGroup, State
 
 
@@ -45,10 +45,16 @@ for command in (
     incidents.incidents,
     incidents.reconcile,
     incidents.undo,
+    settings.settings,
     breaker.breaker,
+    notify.notify,
     review.review,
     review.intents,
     review.call,
+    jobs.jobs,
+    jobs.tick,
+    jobs.scheduler,
+    jobs.watch_database,
     simulate.simulate,
 ):
     main.add_command(command)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Literal
 
 import click
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from guard import circuits, database
 from guard.circuits import Circuit
@@ -74,7 +77,8 @@ def show(state: State, key: str) -> None:
     rows |= {f"last {name}": value for name, value in circuit["metadata"].items()}
     rows |= {f"{name} in the last hour": value for name, value in counts.items()}
     state.print_table(
-        ("", ""), [(f"[bold]{name.replace('_', ' ')}", "-" if value is None else value) for name, value in rows.items()]
+        ("", ""),
+        [(Text(name.replace("_", " "), "bold"), "-" if value is None else value) for name, value in rows.items()],
     )
 
 
@@ -176,7 +180,7 @@ def watch(state: State, every: float, times: int | None) -> None:
         while True:
             found = circuits.listing(connection, store)
             if state.as_json:
-                state.print_json(found)
+                click.echo(json.dumps(found, default=str))
             else:
                 live.update(_table(found), refresh=True)
             looks += 1
@@ -194,19 +198,20 @@ def _override(state: State, key: str, override: str, reason: str) -> None:
     if state.as_json:
         state.print_json({"circuit_key": key, "state": after.shown_state, "generation": after.generation})
     else:
-        state.out.print(f"{key} is {after.shown_state}.", markup=False)
+        state.out.print(f"{key} is {after.shown_state}.")
 
 
 def _table(found: Sequence[Circuit]) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False)
     for column in ("circuit", "state", "failures", "successes", "opened", "again in", "last error", "node"):
-        table.add_column(column, justify="right" if column in ("failures", "successes", "again in") else "left")
+        justify: Literal["left", "right"] = "right" if column in ("failures", "successes", "again in") else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for circuit in found:
         colour = _COLOURS[circuit["state"]]
         again = circuit["retry_after_seconds"]
         table.add_row(
             circuit["circuit_key"],
-            f"[{colour}]{circuit['override'] or circuit['state']}[/]" + (" (probing)" if circuit["probing"] else ""),
+            Text(circuit["override"] or circuit["state"], colour) + (" (probing)" if circuit["probing"] else ""),
             str(circuit["failure_count"]),
             str(circuit["success_count"]),
             _moment(circuit["opened_at"]),

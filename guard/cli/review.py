@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
+import pkgutil
+import sys
 
 import click
 
@@ -181,17 +184,24 @@ def list_intents(state: State, everything: bool, limit: int) -> None:
 
 @intents.command(name="recover")
 @click.option("--older-than", "seconds", type=click.FloatRange(min=0), default=60, show_default=True, metavar="SECONDS")
+@click.option(
+    "--ask",
+    metavar="MODULE:FUNCTION",
+    help="Asks the calendar: gets an idempotency key, returns the id of its booking, or None if there is none.",
+)
 @json_option
 @pass_state
-def recover_intents(state: State, seconds: float) -> None:
+def recover_intents(state: State, seconds: float, ask: str | None) -> None:
     """Clear up bookings that have not moved for a while: record them, or queue them for a person.
 
     \b
-    Example:
+    Examples:
       guard intents recover --older-than 300
+      guard intents recover --ask gateway.calendar:find_booking
     """
+    function = None if ask is None else _imported(ask)
     with state.connect() as connection:
-        recovered = booking.recover(connection, seconds)
+        recovered = booking.recover(connection, seconds, function)
     if state.as_json:
         state.print_json([{"key": key, "state": to, "action": action} for key, to, action in recovered])
     elif not recovered:
@@ -258,3 +268,18 @@ def call(state: State, call_id: int) -> None:
         if rows:
             state.out.print()
             state.print_table(list(rows[0]), [[cell(v) for v in row.values()] for row in rows], title=name)
+
+
+def _imported(name: str) -> booking.Ask:
+    """The function that `name` says, of a module in the working folder or installed."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = pkgutil.resolve_name(name)
+    except Exception as error:  # a module can raise anything
+        raise GuardError(
+            f"{name} cannot be loaded: {type(error).__name__}: {error}",
+            fix="Name a function as package.module:function, from the folder that the package is in.",
+        ) from error
+    if not callable(found):
+        raise GuardError(f"{name} is no function.", fix="Name a function that takes an idempotency key.")
+    return found  # type: ignore[no-any-return]  # what it is cannot be known before it is called

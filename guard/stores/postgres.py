@@ -27,15 +27,20 @@ from answer as a
 """
 _RECORD = """
 with answer as materialized (
-    select guard.breaker_record(
+    select state from guard.breaker_record(
         %(key)s, %(token)s::uuid, %(outcome)s, %(error)s, %(node)s, %(failures)s::integer, %(successes)s::integer,
         %(cooldown)s::numeric
-    ) as state
+    )
 )
 select (select snapshot from guard.breaker_snapshots(array[%(key)s])) from answer where state is not null
 """
+_BRIEF = """
+select s.override, s.state, s.generation, s.failure_count, s.override_revision
+from guard.circuit_breaker_states as s
+where s.circuit_key = %(key)s
+"""
 _OVERRIDE = """
-with answer as materialized (select guard.breaker_override(%(key)s, %(state)s, %(reason)s) as state)
+with answer as materialized (select state from guard.breaker_override(%(key)s, %(state)s, %(reason)s))
 select (select snapshot from guard.breaker_snapshots(array[%(key)s])) from answer where state is not null
 """
 
@@ -85,6 +90,13 @@ class PostgresStore:
             "select circuit_key, snapshot from guard.breaker_snapshots(%(keys)s::text[])", {"keys": list(keys)}
         )
         return {key: self._snapshot(key, snapshot) for key, snapshot in rows}
+
+    def unchanged(self, snapshot: Snapshot) -> bool:
+        """Whether the circuit is as in this snapshot, so that it need not be acquired: a plain read, and cheaper."""
+        s = snapshot
+        known = (s.override, s.state, s.generation, s.failure_count, s.override_revision)
+        rows = self._run(_BRIEF, {"key": s.key})
+        return rows == [known] or (not rows and known == (None, "closed", 0, 0, 0))
 
     def merge(self, snapshot: Snapshot, released: str | None = None) -> Snapshot:
         (merged,) = self._one(

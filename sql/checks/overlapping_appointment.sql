@@ -1,7 +1,8 @@
 -- provides: view guard.overlapping_appointment
 -- provides: rule overlapping_appointment
 --
--- One staff member, two active appointments at one time; the one that was made later counts.
+-- One staff member, two active appointments at one time; the one that was made later counts. A subquery, and no EXISTS,
+-- which would be joined by staff member alone: each of a year's appointments with all others.
 
 create or replace view guard.overlapping_appointment
 with (security_invoker = true)
@@ -20,13 +21,15 @@ from public.appointments as a
 inner join guard.rules as r on r.rule = 'overlapping_appointment'
 where
     a.status::text <> all('{cancelled,rejected,rescheduled,no_show}')
-    and exists (
-        select from public.appointments as earlier
+    and (
+        select true
+        from public.appointments as earlier
         where
             earlier.staff_id = a.staff_id
             and guard.period(earlier.starts_at, earlier.ends_at) && guard.period(a.starts_at, a.ends_at)
             and earlier.status::text <> all('{cancelled,rejected,rescheduled,no_show}')
             and earlier.id < a.id
+        limit 1
     );
 
 select guard.register_rule(

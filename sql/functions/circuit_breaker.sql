@@ -8,7 +8,7 @@
 --
 --     select * from guard.breaker_acquire('appointment_booking:service:7');   -- allowed? keep the token
 --     ... call the remote side ...
---     select guard.breaker_record('appointment_booking:service:7', :token, 'success');   -- or 'failure', 'ignored'
+--     select * from guard.breaker_record('appointment_booking:service:7', :token, 'success');  -- or failure, ignored
 --
 -- closed -> open after failure_threshold consecutive failures -> half_open after cooldown_seconds, one probe at a time
 -- -> closed after success_threshold successes, or open again after one failure. Thresholds are settings.
@@ -20,20 +20,6 @@
 -- Every entry is security definer: applications change a circuit only by the rules of the state machine.
 -- Raises ZG201 (key), ZG202 (outcome), ZG203 (token missing), ZG204 (token never given out), ZG205 (override),
 -- ZG206 (reason missing).
-
-insert into guard.settings (name, value, default_value, unit, description)
-select s.name, s.initial as value, s.initial as default_value, s.unit, s.description
-from (
-    values
-    ('failure_threshold', '3', 'failures', 'After how many consecutive failures a circuit opens.'),
-    ('success_threshold', '2', 'successes', 'After how many consecutive successes of probes a circuit closes.'),
-    ('cooldown_seconds', '30', 'seconds', 'How long a circuit stays open before a probe may pass.'),
-    ('timeout_seconds', '10', 'seconds', 'How long a guarded operation may take.'),
-    ('lease_seconds', '15', 'seconds', 'When a probe whose prober died is given up; never before timeout_seconds.'),
-    ('per_service', 'true', 'boolean', 'Whether each service has a circuit of its own.'),
-    ('per_staff', 'false', 'boolean', 'Whether each staff member has a circuit of its own.')
-) as s (name, initial, unit, description)
-on conflict (name) do update set unit = excluded.unit, description = excluded.description;
 
 -- Admission. Reads only, but for the one caller that becomes the probe: it takes the lease, and the others are turned
 -- away without waiting for its transaction. retry_after_seconds is null where the call is allowed.
@@ -177,7 +163,8 @@ create or replace function guard.breaker_record(
     p_node text = null,
     p_failure_threshold integer = null,
     p_success_threshold integer = null,
-    p_cooldown_seconds numeric = null
+    p_cooldown_seconds numeric = null,
+    out state text
 )
 returns text
 language plpgsql
@@ -214,7 +201,8 @@ begin
             or (p_outcome = 'success' and coalesce(v_before.failure_count, 0) = 0)
         )
     then
-        return coalesce(v_before.override, v_before.state, 'closed'); -- there is nothing to record
+        state := coalesce(v_before.override, v_before.state, 'closed'); -- there is nothing to record
+        return;
     end if;
     if (v_is_ticket and p_token > guard.breaker_ticket(coalesce(v_before.generation, 0)))
         or (not v_is_ticket and v_before.id is null) then
@@ -227,7 +215,8 @@ begin
 
     v_before := guard.breaker_lock(p_key);
     if v_before.override is not null and p_token = guard.breaker_ticket(v_before.generation) then
-        return v_before.override;
+        state := v_before.override;
+        return;
     end if;
     if p_token is distinct from coalesce(v_before.probe_token, guard.breaker_ticket(v_before.generation))
         or (v_is_ticket and v_before.state <> 'closed') then
@@ -235,7 +224,8 @@ begin
             p_key, 'stale_result', coalesce(v_before.override, v_before.state),
             coalesce(v_before.override, v_before.state), v_before.generation, p_node, p_error
         );
-        return coalesce(v_before.override, v_before.state);
+        state := coalesce(v_before.override, v_before.state);
+        return;
     end if;
 
     v_after := guard.breaker_step(
@@ -272,7 +262,7 @@ begin
             p_key, 'transition', v_before.state, v_after.state, v_after.generation, p_node, p_error
         );
     end if;
-    return v_after.state;
+    state := v_after.state;
 end
 $$;
 
@@ -283,7 +273,7 @@ grant execute on function guard.breaker_record(text, uuid, text, text, text, int
 
 -- An operator's decision for the whole fleet. It starts a new generation: results of calls that are under way no longer
 -- count. none lifts it and starts afresh, closed; without an override it resets the circuit.
-create or replace function guard.breaker_override(p_key text, p_state text, p_reason text)
+create or replace function guard.breaker_override(p_key text, p_state text, p_reason text, out state text)
 returns text
 language plpgsql
 volatile
@@ -342,7 +332,7 @@ begin
         jsonb_build_object('state', v_before.state, 'override', v_before.override, 'generation', v_before.generation),
         jsonb_build_object('state', v_after.state, 'override', v_after.override, 'generation', v_after.generation)
     );
-    return coalesce(v_after.override, v_after.state);
+    state := coalesce(v_after.override, v_after.state);
 end
 $$;
 

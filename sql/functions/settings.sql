@@ -68,8 +68,9 @@ comment on function guard.set_setting(text, text) is 'Change a setting; the chan
 
 grant execute on function guard.set_setting(text, text) to guard_operator;
 
--- The one place that says what there is to set. The zone of the application's local timestamps starts as the zone that
--- this server writes them in.
+-- The one place that says what there is to set: name, default, unit, meaning. The Python layer reads it here, so each
+-- line is four literals; but the zone of the application's local timestamps starts as the one that this server writes
+-- them in.
 insert into guard.settings (name, value, default_value, unit, description)
 select
     s.name,
@@ -83,11 +84,43 @@ from (
         'app_timezone', current_setting('TimeZone'), 'time zone name',
         'The zone that the application''s timestamp columns without a zone are written in.'
     ),
+    ('failure_threshold', '3', 'failures', 'After how many consecutive failures a circuit opens.'),
+    ('success_threshold', '2', 'successes', 'After how many consecutive successes of probes a circuit closes.'),
+    ('cooldown_seconds', '30', 'seconds', 'How long a circuit stays open before a probe may pass.'),
+    ('timeout_seconds', '10', 'seconds', 'How long a guarded operation may take.'),
+    ('lease_seconds', '15', 'seconds', 'When a probe whose prober died is given up; never before timeout_seconds.'),
+    ('per_service', 'true', 'boolean', 'Whether each service has a circuit of its own.'),
+    ('per_staff', 'false', 'boolean', 'Whether each staff member has a circuit of its own.'),
     (
         'max_appointment_age_seconds', '300', 'seconds',
         'How old an appointment may be when the booking that made it is validated.'
     ),
-    ('max_retry_attempts', '3', 'attempts', 'How often a review item is retried automatically.'),
-    ('incident_sample_cap', '1000', 'incidents', 'How many standing incidents a rule keeps; the others are counted.')
+    (
+        'max_retry_attempts', '3', 'attempts',
+        'How often what failed is tried again: by retry in Python, and a review item by the hourly job.'
+    ),
+    ('base_delay_seconds', '1', 'seconds', 'How long retry waits before its first new attempt; then twice as long.'),
+    ('incident_sample_cap', '1000', 'incidents', 'How many standing incidents a rule keeps; the others are counted.'),
+    (
+        'alert_throttle_minutes', '5', 'minutes',
+        'The least time between two messages about one kind of critical finding; what comes meanwhile is gathered.'
+    ),
+    ('digest_hours', '4', 'hours', 'How long warnings are gathered before they go out as one digest.'),
+    ('max_delivery_attempts', '10', 'attempts', 'How often a message is tried on a channel before it is given up.'),
+    ('delivery_timeout_seconds', '10', 'seconds', 'How long a channel may take to accept a message.'),
+    (
+        'alert_retention_days', '90', 'days',
+        'How long alerts of what was corrected are kept, and with them the values before.'
+    ),
+    (
+        'uncorrected_alert_retention_days', '365', 'days',
+        'How long other alerts are kept; never shorter than those of what was corrected.'
+    ),
+    ('incident_retention_days', '365', 'days', 'How long an incident is kept after it was resolved.'),
+    (
+        'history_retention_days', '90', 'days',
+        'How long events and metrics of circuits, validations, webhooks, faults and sent messages are kept.'
+    ),
+    ('job_run_retention_days', '14', 'days', 'How long the runs of jobs are kept, those of pg_cron too.')
 ) as s (name, default_value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;

@@ -98,9 +98,11 @@ begin
         action := 'duplicate';
         return next;
         return;
-    elsif coalesce(v_retell_id, '') = '' or length(v_retell_id) > 255 then
+    elsif v_event is null or coalesce(v_retell_id, '') = '' or length(v_retell_id) > 255 then
         raise exception using
-            errcode = 'ZG320', message = 'the event names no call', hint = 'call.call_id is the phone agent''s id.';
+            errcode = 'ZG320',
+            message = 'the event does not say what happened to which call',
+            hint = 'event says what happened; call.call_id is the phone agent''s id.';
     elsif v_event not in ('call_started', 'call_ended', 'call_analyzed') then
         action := guard.webhook_done('retell', v_event, p_event, 'ignored');
         return next;
@@ -231,9 +233,11 @@ begin
         action := guard.webhook_done('calcom', v_trigger, p_event, 'ignored');
         return next;
         return;
-    elsif coalesce(v_uid, '') = '' or length(v_uid) > 200 or length(v_old_uid) > 200 then
+    elsif v_trigger is null or coalesce(v_uid, '') = '' or length(v_uid) > 200 or length(v_old_uid) > 200 then
         raise exception using
-            errcode = 'ZG320', message = 'the event names no booking', hint = 'payload.uid is the calendar''s id.';
+            errcode = 'ZG320',
+            message = 'the event does not say what happened to which booking',
+            hint = 'triggerEvent says what happened; payload.uid is the calendar''s id.';
     end if;
     v_event_at := coalesce((p_event ->> 'createdAt')::timestamptz, now());
     v_starts_at := (v_payload ->> 'startTime')::timestamptz;

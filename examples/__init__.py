@@ -1,0 +1,1 @@
+"""The demo, the legacy database it starts from, and the calendar that it books in."""

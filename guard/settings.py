@@ -1,0 +1,260 @@
+"""The thresholds: each from the environment, else a file, else the table guard.settings, else its default.
+
+    settings = Settings.load(dsn)
+    breaker = CircuitBreaker(service_key(7), store=store, **settings.breaker())
+
+What there is to set, with units and defaults, is declared in `sql/functions/settings.sql`. SQL functions see the table
+only; the fields of `Settings` are what Python reads too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+from pydantic import Field, FiniteFloat, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from guard import assets, database
+from guard.breaker import GLOBAL_KEY, service_key, staff_key
+from guard.database import Connection
+from guard.errors import GuardError
+
+PREFIX = "GUARD_"
+#: The file that is read, in the working folder, unless GUARD_CONFIG names another.
+FILE = "guard.toml"
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class BreakerOptions(TypedDict):
+    """Arguments of CircuitBreaker; times in seconds."""
+
+    failure_threshold: int
+    success_threshold: int
+    cooldown: float
+    timeout: float
+
+
+class RetryOptions(TypedDict):
+    """Arguments of retry; the delay in seconds."""
+
+    attempts: int
+    base_delay: float
+
+
+class Listed(TypedDict):
+    """A setting as `guard settings list` shows it.
+
+    `origin` is environment, file, table or default. `table_value` is what SQL functions go by, whatever the origin.
+    """
+
+    name: str
+    value: str
+    unit: str
+    default: str
+    origin: str
+    table_value: str
+    description: str
+
+
+class Changed(TypedDict):
+    """A setting as it stands in the table after a change."""
+
+    name: str
+    value: str
+    unit: str
+
+
+class Settings(BaseSettings):
+    """What Python's components go by. Names, units and meanings: `guard settings list`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    failure_threshold: AtLeastOne
+    success_threshold: AtLeastOne
+    cooldown_seconds: NotNegative
+    timeout_seconds: Annotated[FiniteFloat, Field(gt=0)]
+    per_service: bool
+    per_staff: bool
+    max_retry_attempts: Annotated[int, Field(ge=0)]
+    base_delay_seconds: NotNegative
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # `load` reads the sources one by one, to know which a value is from
+
+    @classmethod
+    def load(cls, dsn: str | None = None) -> Settings:
+        """Read the environment, the file and, given a `dsn`, the table of that database, now and once.
+
+        Raises GuardError for a value or a name that cannot be, and where the database or its settings are not there.
+        """
+        if dsn is None:
+            return _settled(_layers([]))
+        with database.connect(dsn) as connection:
+            return _settled(_layers(_rows(connection)))
+
+    def breaker(self) -> BreakerOptions:
+        """`CircuitBreaker(key, store=store, **settings.breaker())`."""
+        return {
+            "failure_threshold": self.failure_threshold,
+            "success_threshold": self.success_threshold,
+            "cooldown": self.cooldown_seconds,
+            "timeout": self.timeout_seconds,
+        }
+
+    def retry(self) -> RetryOptions:
+        """`@retry(deadline=60, **settings.retry())`."""
+        return {"attempts": 1 + self.max_retry_attempts, "base_delay": self.base_delay_seconds}
+
+    def breaker_key(self, service_id: int | None = None, staff_id: int | None = None) -> str:
+        """The circuit that a booking belongs to; as guard.breaker_key in SQL."""
+        if staff_id is not None and self.per_staff:
+            return staff_key(staff_id)
+        if service_id is not None and self.per_service:
+            return service_key(service_id)
+        return GLOBAL_KEY
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A setting as sql/functions/settings.sql declares it; without a default it starts as the server's own."""
+
+    name: str
+    default: str | None
+    unit: str
+    description: str
+
+
+def declared() -> dict[str, Declaration]:
+    """Every setting that there is, by name."""
+    text = (assets.SQL / "functions" / "settings.sql").read_text(encoding="utf-8")
+    literal = r"'((?:[^']|'')*)'"
+    rows = re.findall(
+        rf"\(\s*{literal},\s*(?:{literal}|current_setting\('\w+'\)),\s*{literal},\s*{literal}\s*\)",
+        text.partition("\ninsert into guard.settings")[2],
+    )
+    found = [Declaration(*(column.replace("''", "'") for column in row)) for row in rows]
+    return {d.name: Declaration(d.name, d.default or None, d.unit, d.description) for d in found}
+
+
+def listing(connection: Connection) -> list[Listed]:
+    """Every setting, by name. Raises GuardError where guard is not installed, and as `Settings.load`."""
+    rows = _rows(connection)
+    layers = _layers(rows)
+    _settled(layers)
+    found: list[Listed] = []
+    for name, in_table, default, unit, description in rows:
+        origin = next(origin for origin, values in layers.items() if name in values)
+        value = layers[origin][name]
+        found.append(
+            {
+                "name": name,
+                "value": str(value).lower() if isinstance(value, bool) else str(value),
+                "unit": unit,
+                "default": default,
+                "origin": origin,
+                "table_value": in_table,
+                "description": description,
+            }
+        )
+    return found
+
+
+def change(connection: Connection, name: str, value: str) -> Changed:
+    """Change a setting in the table; audited. Raises psycopg errors with SQLSTATEs ZG001 to ZG003 for bad input."""
+    _require_installed(connection)
+    row = connection.execute("select name, value, unit from guard.set_setting(%s, %s)", (name, value)).fetchone()
+    assert row is not None  # noqa: S101  # the function returns the row that it changed
+    return {"name": row[0], "value": row[1], "unit": row[2]}
+
+
+Row = tuple[str, str, str, str, str]
+Layers = dict[str, dict[str, Any]]
+
+
+def _rows(connection: Connection) -> list[Row]:
+    """Name, value, default, unit and description of each row of the table."""
+    _require_installed(connection)
+    return connection.execute(
+        "select s.name, s.value, s.default_value, s.unit, s.description from guard.settings as s order by s.name"
+    ).fetchall()
+
+
+def _layers(rows: list[Row]) -> Layers:
+    """The values that each source gives, the source that counts most first."""
+    declarations = declared()
+    for name in declarations.keys() - Settings.model_fields.keys():
+        for variable, value in os.environ.items():
+            if value and variable.lower() == f"{PREFIX}{name}".lower():
+                raise _for_sql_only(variable, name)
+    return {
+        "environment": EnvSettingsSource(Settings)(),
+        "file": _file(declarations),
+        "table": {name: value for name, value, default, *_ in rows if value != default},
+        "default": {d.name: d.default for d in declarations.values()}
+        | {name: value for name, value, default, *_ in rows if value == default},
+    }
+
+
+def _file(declarations: dict[str, Declaration]) -> dict[str, Any]:
+    named = os.environ.get("GUARD_CONFIG")
+    path = Path(named or FILE)
+    if named and not path.is_file():
+        raise GuardError(f"There is no file {named}.", fix="Correct GUARD_CONFIG, or unset it.")
+    try:
+        values = TomlConfigSettingsSource(Settings, path)()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise GuardError(f"{path} cannot be read: {error}.", fix="Write it as TOML: failure_threshold = 5.") from error
+    for name in values.keys() - Settings.model_fields.keys():
+        if name in declarations:
+            raise _for_sql_only(str(path), name)
+        raise GuardError(f"{path}: there is no setting {name!r}.", fix="guard settings list shows them.")
+    return values
+
+
+def _for_sql_only(where: str, name: str) -> GuardError:
+    return GuardError(
+        f"{where} sets {name}, which only SQL functions go by: they see the table, and nothing else.",
+        fix=f"Remove it there, and use guard settings set {name} VALUE.",
+    )
+
+
+def _settled(layers: Layers) -> Settings:
+    values: dict[str, Any] = {}
+    for layer in reversed(layers.values()):
+        values |= {name: value for name, value in layer.items() if name in Settings.model_fields}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        origin = next(origin for origin, layer in layers.items() if name in layer)
+        raise GuardError(
+            f"{name} cannot be {str(first['input'])[:60]!r}, as the {origin} says: {first['msg']}",
+            fix="guard settings list shows the units and defaults; correct it there.",
+        ) from None
+
+
+def _require_installed(connection: Connection) -> None:
+    if connection.execute("select to_regclass('guard.settings')").fetchone() == (None,):
+        raise GuardError("Guard is not installed in this database.", fix="Run guard apply.")

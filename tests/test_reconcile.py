@@ -1,0 +1,230 @@
+"""Detection and reconciliation with several sessions at once, interrupted, and by the command."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from tests.databases import RunGuard
+from tests.processes import start
+
+#: The defects of 1000 legacy calls that guard repairs.
+REPAIRABLE = {
+    "session_outcome_mismatch",
+    "appointment_made_mismatch",
+    "missing_appointment",
+    "missing_direction",
+    "inconsistent_link_status",
+    "inconsistent_customer_link",
+}
+
+
+@pytest.fixture
+def dirty(adopted: str) -> str:
+    """An adopted database whose rules have just been raised to correct."""
+    execute(adopted, "select guard.set_rule(r.rule, 'correct') from guard.rules as r where r.enforceable")
+    return adopted
+
+
+def execute(dsn: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def violations(guard: RunGuard, dsn: str) -> dict[str, int]:
+    audit = json.loads(guard(dsn, "audit", "--json").stdout)
+    assert audit["consistency_rate_pct"] >= 99.5
+    return {rule["rule"]: rule["violations"] for rule in audit["rules"]}
+
+
+def at_once(*works: Callable[[], object]) -> list[object]:
+    barrier = threading.Barrier(len(works))
+
+    def work(one: Callable[[], object]) -> object:
+        barrier.wait()
+        return one()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(work, works))
+
+
+def test_the_command_repairs_and_can_undo(dirty: str, guard: RunGuard) -> None:
+    planned = json.loads(guard(dirty, "reconcile", "--dry-run", "--json").stdout)
+    assert sum(rule["repaired"] for rule in planned) == 70
+
+    done = guard(dirty, "reconcile", "--batch", "7", "--pause", "0", "--json")
+
+    assert done.returncode == 2, done.stderr  # what only a person can decide still stands
+    tally = {rule["rule"]: (rule["examined"], rule["repaired"], rule["queued"]) for rule in json.loads(done.stdout)}
+    assert tally["missing_direction"] == (10, 10, 0)
+    assert tally["orphaned_appointment"] == (20, 10, 10)
+    assert tally["missing_appointment"] == (20, 20, 20)  # ten came to light by repairing their outcome
+    left = violations(guard, dirty)
+    assert all(left[rule] == 0 for rule in REPAIRABLE)
+    assert execute(dirty, "select count(*) from guard.manual_review_queue where status = 'pending'") == [(33,)]
+
+    refused = guard(dirty, "undo", "--since", "1h")
+    assert refused.returncode == 1
+    assert "First: select guard.set_rule(" in refused.stderr
+    execute(dirty, "select guard.set_rule(r.rule, 'observe') from guard.rules as r")
+    assert guard(dirty, "undo", "--since", "1h").returncode == 0
+    counts = json.loads(guard(dirty, "audit", "--json").stdout)["rules"]
+    assert {r["rule"]: r["violations"] for r in counts}["session_outcome_mismatch"] == 10
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_it_goes_on(dirty: str, guard: RunGuard) -> None:
+    for seconds in (0.5, 0.7, 0.9):
+        process = start(dirty, "reconcile", "--batch", "1", "--pause", "0.01")
+        time.sleep(seconds)
+        process.kill()
+        process.communicate()
+    assert guard(dirty, "reconcile", "--pause", "0").returncode == 2
+
+    assert all(violations(guard, dirty)[rule] == 0 for rule in REPAIRABLE)
+    assert execute(dirty, "select count(*) from guard.manual_review_queue") == [(33,)]
+    # whatever was changed has its alert, once
+    assert execute(
+        dirty,
+        """
+        select alert_type, count(*)
+        from guard.data_consistency_alerts
+        where metadata ->> 'by' = 'repair' and entity_type = 'call' and alert_type <> 'inconsistent_link_status'
+        group by alert_type
+        order by alert_type
+        """,
+    ) == [
+        ("appointment_made_mismatch", 10),
+        ("inconsistent_customer_link", 10),
+        ("missing_appointment", 20),
+        ("missing_direction", 10),
+        ("orphaned_appointment", 10),
+        ("session_outcome_mismatch", 10),
+    ]
+
+
+def test_two_at_once_repair_and_queue_once(dirty: str, guard: RunGuard) -> None:
+    at_once(*[lambda: guard(dirty, "reconcile", "--batch", "5", "--pause", "0")] * 2)
+    guard(dirty, "reconcile")
+
+    assert all(violations(guard, dirty)[rule] == 0 for rule in REPAIRABLE)
+    assert execute(
+        dirty, "select count(*), count(distinct (call_id, subject, reason)) from guard.manual_review_queue"
+    ) == [(33, 33)]
+
+
+def test_several_looks_at_once_open_each_incident_once(adopted: str) -> None:
+    at_once(*[lambda: execute(adopted, "select guard.detect('10 years')")] * 4)
+
+    [(incidents, alerts, messages)] = execute(
+        adopted,
+        """
+        select
+            (select count(*) from guard.incidents),
+            (select count(*) from guard.data_consistency_alerts where metadata ->> 'mode' = 'detect'),
+            (select count(*) from guard.notifications)
+        """,
+    )
+    assert incidents == alerts == messages == 83
+
+
+def test_several_judges_share_the_work(database: str) -> None:
+    execute(database, "insert into companies (id, name) values (1, 'A')")
+    execute(
+        database,
+        """
+        insert into calls (id, company_id, direction, session_outcome, appointment_made, created_at, updated_at)
+        select i, 1, 'inbound', 'appointment_booked', true, now() - interval '1 hour', now() - interval '1 hour'
+        from generate_series(1, 200) as i
+        """,
+    )
+    execute(database, "update guard.pending_checks set due_at = now()")
+
+    judged = at_once(*[lambda: execute(database, "select judged from guard.judge_pending(50)")] * 4)
+
+    assert [row for rows in judged for row in rows] == [(50,)] * 4  # type: ignore[attr-defined]
+    assert execute(database, "select count(*), count(distinct call_id) from guard.manual_review_queue") == [(200, 200)]
+    assert execute(database, "select count(*) from guard.missing_appointment") == [(0,)]
+
+
+@pytest.fixture
+def booking(database: str) -> Iterator[psycopg.Connection]:
+    """A session that has written an appointment for call 1 and not committed it; the call's grace is over."""
+    execute(database, "insert into companies (id, name) values (1, 'A')")
+    execute(
+        database,
+        """
+        insert into calls (id, company_id, direction, session_outcome, appointment_made, created_at, updated_at)
+        values (1, 1, 'inbound', 'appointment_booked', true, now() - interval '1 hour', now() - interval '1 hour')
+        """,
+    )
+    execute(database, "update guard.pending_checks set due_at = now()")
+    with psycopg.connect(database) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("follow", ["correct", "observe"])
+def test_a_booking_under_way_is_not_taken_back(database: str, booking: psycopg.Connection, follow: str) -> None:
+    execute(database, f"select guard.set_rule('inconsistent_link_status', '{follow}')")
+    booking.execute("insert into appointments (company_id, call_id) values (1, 1)")
+
+    assert execute(database, "select * from guard.judge_pending()") == [(1, 1)]
+    booking.commit()
+
+    assert execute(database, "select appointment_made, session_outcome from calls") == [(True, "appointment_booked")]
+    assert execute(database, "select count(*) from guard.manual_review_queue") == [(0,)]
+    execute(database, "select * from guard.detect()")
+    assert execute(
+        database, "select count(*) from guard.incidents where rule = 'missing_appointment' and status = 'open'"
+    ) == [(0,)]
+
+
+def test_incidents_are_worked_by_command(adopted: str, guard: RunGuard) -> None:
+    execute(adopted, "select guard.detect('10 years')")
+    listed = json.loads(guard(adopted, "incidents", "list", "--rule", "tenant_mismatch", "--json").stdout)
+    assert [incident["entity_type"] for incident in listed] == ["appointment"]
+    number = str(listed[0]["id"])
+
+    assert guard(adopted, "incidents", "ack", number, "--note", "looking").returncode == 0
+    assert guard(adopted, "incidents", "assign", number, "ann").returncode == 0
+    assert guard(adopted, "incidents", "snooze", number, "2h").returncode == 0
+    shown = json.loads(guard(adopted, "incidents", "show", number, "--json").stdout)
+    assert (shown["status"], shown["assignee"], shown["note"]) == ("snoozed", "ann", "looking")
+    assert guard(adopted, "incidents", "resolve", number, "--false").returncode == 0
+    assert len(json.loads(guard(adopted, "incidents", "list", "--json", "--limit", "1000").stdout)) == 82
+
+    assert guard(adopted, "incidents", "baseline", "--take").returncode == 0
+    known = json.loads(guard(adopted, "incidents", "baseline", "--json").stdout)
+    assert sum(rule["standing"] for rule in known) == 83
+    assert guard(adopted, "incidents", "list").stdout == "Nothing stands open.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("incidents", "ack", "999999"), "there is no incident 999999"),
+        (("incidents", "show", "-1"), "No such option"),
+        (("incidents", "snooze", "1", "yesterday"), "is no moment"),
+        (("incidents", "snooze", "1", "2000-01-01"), "snoozed until a moment that is still to come"),
+        (("incidents", "baseline", "--take", "--rule", "nonsense"), "there is no rule 'nonsense'"),
+        (("reconcile", "--rule", "nonsense"), "nothing to reconcile for nonsense"),
+        (("reconcile", "--batch", "0"), "0 is not in the range"),
+        (("undo",), "Missing option '--since'"),
+        (("undo", "--since", "99999999d"), "is no moment"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(
+    database: str, guard: RunGuard, arguments: tuple[str, ...], message: str
+) -> None:
+    completed = guard(database, *arguments)
+
+    assert completed.returncode == 1
+    assert message in completed.stderr
+    assert "Traceback" not in completed.stderr
