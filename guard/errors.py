@@ -56,6 +56,18 @@ class LockTimeoutError(GuardError):
     default_fix = "Run the same command again when the blocking query has ended: it resumes where it stopped."
 
 
+class NoChannelError(GuardError):
+    """No channel is configured."""
+
+    default_fix = "Set GUARD_CHANNELS to addresses as apprise writes them, or GUARD_CHANNELS_FILE to a file of them."
+
+
+class ChannelError(GuardError):
+    """A channel cannot be used."""
+
+    default_fix = "Correct GUARD_CHANNELS or the file GUARD_CHANNELS_FILE; nothing is lost meanwhile."
+
+
 class SignatureError(GuardError):
     """The webhook is not from whom it says."""
 

@@ -53,6 +53,7 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
             findings += _catalog(connection)
         if functions_are_sound:
             findings += _slipping_through(connection)
+            notes += _undelivered(connection)
         if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
             findings += _clock(connection)
         if not findings:
@@ -168,6 +169,14 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
         from guard.faults as f
         where f.created_at > now() - interval '1 day'
         having count(*) > 0
+        union all
+        select
+            'dead_delivery', format('%%s messages to %%s were given up: %%s', count(*), d.channel,
+                (array_agg(d.last_error order by d.id desc))[1]),
+            'mend the channel, then guard notify --requeue all; guard notify --list shows them'
+        from guard.deliveries as d
+        where d.status = 'dead'
+        group by d.channel
         """,
         ([name for m in migrations.shipped() for name in migrations.index_names(m)], list(ROLES)),
     ).fetchall()
@@ -182,6 +191,26 @@ def _slipping_through(connection: Connection) -> Iterator[Finding]:
             "object": f"rule {rule}: two sessions at once, since inconsistent_link_status stands too low",
             "fix": "guard rules set inconsistent_link_status --mode correct",
         }
+
+
+def _undelivered(connection: Connection) -> Iterator[str]:
+    """A quarter of an hour is more than throttle and retry take where a sender runs and its channels work."""
+    row = connection.execute(
+        """
+        select count(*), to_char(min(w.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI')
+        from (
+            select d.created_at from guard.deliveries as d where d.status = 'pending'
+            union all
+            select n.created_at
+            from guard.due_notifications(now()) as due
+            inner join guard.notifications as n on due.id = n.id
+        ) as w
+        where w.created_at < now() - interval '15 minutes'
+        having count(*) > 0
+        """
+    ).fetchone()
+    if row is not None:
+        yield f"{row[0]} notifications wait since {row[1]} UTC: guard notify delivers them."
 
 
 def _clock(connection: Connection) -> Iterator[Finding]:

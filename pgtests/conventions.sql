@@ -46,8 +46,9 @@ select is_empty(
         'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
         'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
         'recover_intents', 'handle_call_ended', 'handle_booking_event', 'detect', 'check_call', 'judge_pending',
-        'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo',
-        'register_job', 'set_job', 'run_job'
+        'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo', 'bundle_notifications',
+        'claim_delivery', 'settle_delivery', 'requeue_deliveries', 'discard_delivery', 'register_job', 'set_job',
+        'run_job'
     )
     and not exists (
         select from guard_functions as caller

@@ -23,8 +23,8 @@ select results_eq(
     $$values (1::bigint, 'calcom_booking_failed', 2)$$, 'the review item'
 );
 select results_eq(
-    'select severity, kind, entity_id, status from guard.notifications',
-    $$values ('critical', 'booking_rolled_back', 1::bigint, 'pending')$$, 'the message'
+    'select severity, kind, entity_id, message_id from guard.notifications',
+    $$values ('critical', 'booking_rolled_back', 1::bigint, null::bigint)$$, 'the message'
 );
 select is_empty('select from guard.missing_appointment', 'no phantom is left');
 

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, incidents, jobs, review, rules, schema, server, settings
+from guard.cli import breaker, incidents, jobs, notify, review, rules, schema, server, settings
 from guard.cli.base import GuardGroup, State
 
 
@@ -47,6 +47,7 @@ for command in (
     incidents.undo,
     settings.settings,
     breaker.breaker,
+    notify.notify,
     review.review,
     review.intents,
     review.call,

@@ -59,8 +59,11 @@ begin
         order by c.id
         for no key update;
 
-        perform set_config('timezone', guard.setting('app_timezone'), true),
-            set_config('guard.writer', pg_trigger_depth()::text, true);
+        perform
+            set_config('timezone', s.value, true),
+            set_config('guard.writer', pg_trigger_depth()::text, true)
+        from guard.settings as s
+        where s.name = 'app_timezone';
         -- an outcome that is overwritten is marked; booked to removed needs no mark, it says itself what was there
         update public.calls as c
         set

@@ -95,18 +95,21 @@ comment on function guard.constraint_statements(text, boolean) is
 
 grant execute on function guard.constraint_statements(text, boolean) to guard_operator;
 
--- A unique index or exclusion constraint in force: the trigger need not look for what cannot be.
+-- A unique index or exclusion constraint in force: the trigger need not look for what cannot be. In PL/pgSQL, which
+-- keeps the plan for the session: a function in SQL would be planned for every statement that writes.
 create or replace function guard.index_in_force(p_rule text)
 returns boolean
-language sql
+language plpgsql
 stable
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    select exists (
+begin
+    return exists (
         select from pg_catalog.pg_index as i
         where i.indexrelid = to_regclass('public.guard_' || p_rule) and i.indisvalid
-    )
+    );
+end
 $$;
 
 comment on function guard.index_in_force(text) is 'Whether a valid index makes violations of the rule impossible.';

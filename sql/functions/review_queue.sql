@@ -4,7 +4,6 @@
 -- provides: function guard.resolve_review(bigint, text)
 -- provides: function guard.release_review(bigint)
 -- provides: function guard.process_review_queue()
--- provides: function guard.notify(text, text, text, bigint, bigint, text)
 --
 -- What a person must decide. One open item per call and reason: queueing again refreshes it. Two people never get one
 -- item: taking skips what another session has locked. Every action has its line in the audit log.
@@ -257,22 +256,6 @@ $$;
 
 comment on function guard.process_review_queue() is
 'Look again at what was queued for want of an appointment, and close what has come right by itself.';
-
--- A message for the outbox: it goes out only if the caller's transaction commits.
-create or replace function guard.notify(
-    p_severity text, p_kind text, p_entity_type text, p_entity_id bigint, p_company_id bigint, p_message text
-)
-returns void
-language sql
-volatile
-security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into guard.notifications (severity, kind, entity_type, entity_id, company_id, message)
-    values (p_severity, p_kind, p_entity_type, p_entity_id, p_company_id, p_message)
-$$;
-
-comment on function guard.notify(text, text, text, bigint, bigint, text) is 'Write a message to the outbox.';
 
 grant execute on function guard.queue_review(bigint, text, jsonb) to guard_app, guard_operator;
 grant execute on function guard.take_review(text) to guard_operator;

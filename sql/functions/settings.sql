@@ -100,6 +100,14 @@ from (
         'How often what failed is tried again: by retry in Python, and a review item by the hourly job.'
     ),
     ('base_delay_seconds', '1', 'seconds', 'How long retry waits before its first new attempt; then twice as long.'),
+    ('incident_sample_cap', '1000', 'incidents', 'How many standing incidents a rule keeps; the others are counted.'),
+    (
+        'alert_throttle_minutes', '5', 'minutes',
+        'The least time between two messages about one kind of critical finding; what comes meanwhile is gathered.'
+    ),
+    ('digest_hours', '4', 'hours', 'How long warnings are gathered before they go out as one digest.'),
+    ('max_delivery_attempts', '10', 'attempts', 'How often a message is tried on a channel before it is given up.'),
+    ('delivery_timeout_seconds', '10', 'seconds', 'How long a channel may take to accept a message.'),
     (
         'alert_retention_days', '90', 'days',
         'How long alerts of what was corrected are kept, and with them the values before.'
@@ -113,7 +121,6 @@ from (
         'history_retention_days', '90', 'days',
         'How long events and metrics of circuits, validations, webhooks, faults and sent messages are kept.'
     ),
-    ('job_run_retention_days', '14', 'days', 'How long the runs of jobs are kept, those of pg_cron too.'),
-    ('incident_sample_cap', '1000', 'incidents', 'How many standing incidents a rule keeps; the others are counted.')
+    ('job_run_retention_days', '14', 'days', 'How long the runs of jobs are kept, those of pg_cron too.')
 ) as s (name, default_value, unit, description)
 on conflict (name) do update set unit = excluded.unit, description = excluded.description;

@@ -1,7 +1,6 @@
 -- provides: function guard.refuse(text, bigint)
 -- provides: function guard.record_violations(text, bigint[], bigint[])
 -- provides: function guard.note_fault(text, text, text)
--- provides: function guard.mask_phones(text)
 --
 -- What happens about a violation that a statement leaves behind and that nothing repaired.
 
@@ -109,19 +108,3 @@ $$;
 
 comment on function guard.note_fault(text, text, text) is
 'Count a fault of guard''s own that was not allowed to fail an application''s write.';
-
--- Numbers of nine digits and more, and shorter ones that are written as phone numbers are; the last two digits stay.
-create or replace function guard.mask_phones(p_text text)
-returns text
-language sql
-immutable
-parallel safe
-security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-    select regexp_replace(
-        p_text, '(?:\+|\m00|\m\(?0)\d[\d ()/.-]{4,}(\d\d)|\m\d{7,}(\d\d)\M', '***\1\2', 'g'
-    )
-$$;
-
-comment on function guard.mask_phones(text) is 'The text with what looks like a phone number masked.';

@@ -136,8 +136,11 @@ begin
         ));
     end if;
     if v_follow_pct > 0 and v_gained <> '{}' then
-        perform set_config('timezone', guard.setting('app_timezone'), true),
-            set_config('guard.writer', pg_trigger_depth()::text, true);
+        perform
+            set_config('timezone', s.value, true),
+            set_config('guard.writer', pg_trigger_depth()::text, true)
+        from guard.settings as s
+        where s.name = 'app_timezone';
         -- an outcome that is overwritten is marked, so that it is not lost
         update public.calls as c
         set
