@@ -141,7 +141,8 @@ DRIFT = {
     "view": (
         "create or replace view guard.tenant_mismatch with (security_invoker = true) as"
         " select 'x' as rule, 'info' as severity, 'call' as entity_type, 1::bigint as entity_id,"
-        " 1::bigint as company_id, now() as occurred_at, '{}'::jsonb as details",
+        " 1::bigint as company_id, now() as occurred_at, '{}'::jsonb as details, id as row_id,"
+        " created_at as row_created_at from appointments",
         ("drifted", "view guard.tenant_mismatch"),
     ),
     "rule": (
