@@ -116,10 +116,12 @@ def _print_rules(state: State, results: list[Result]) -> None:
     if sum(detailed) > 1:
         detailed = [False] * len(results)
     columns = ["rule"]
-    rows: list[list[object]] = [[rule["rule"]] for rule in results[0]["rules"]]
-    for result, is_detailed in zip(results, detailed, strict=True):
+    # what is info is a fact, and no violation
+    judged = [[rule for rule in result["rules"] if rule["severity"] != "info"] for result in results]
+    rows: list[list[object]] = [[rule["rule"]] for rule in judged[0]]
+    for result, found, is_detailed in zip(results, judged, detailed, strict=True):
         columns += [f"#{result['guard']}", *(["#repaired", "#refused", "#for a person"] if is_detailed else [])]
-        for row, rule in zip(rows, result["rules"], strict=True):
+        for row, rule in zip(rows, found, strict=True):
             row += [rule["violations"], *((rule["repaired"], rule["refused"], rule["queued"]) if is_detailed else ())]
     modes = " and ".join(_title(result) for result in results)
     others = ", and what became of the others" if any(detailed) else ""
