@@ -53,9 +53,10 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
             findings += _catalog(connection)
         if functions_are_sound:
             findings += _slipping_through(connection)
-            notes += _undelivered(connection)
         if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
             findings += _clock(connection)
+        if functions_are_sound:
+            notes += _undelivered(connection)
         if not findings:
             _probe(connection, findings, notes)
         if functions_are_sound:
@@ -171,7 +172,7 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
         having count(*) > 0
         union all
         select
-            'dead_delivery', format('%%s messages to %%s were given up: %%s', count(*), d.channel,
+            'dead_delivery', format('channel %%s: %%s given up, the last one: %%s', d.channel, count(*),
                 (array_agg(d.last_error order by d.id desc))[1]),
             'mend the channel, then guard notify --requeue all; guard notify --list shows them'
         from guard.deliveries as d
@@ -210,7 +211,7 @@ def _undelivered(connection: Connection) -> Iterator[str]:
         """
     ).fetchone()
     if row is not None:
-        yield f"{row[0]} notifications wait since {row[1]} UTC: guard notify delivers them."
+        yield f"The outbox holds {row[0]} undelivered, the oldest since {row[1]} UTC: guard notify delivers them."
 
 
 def _clock(connection: Connection) -> Iterator[Finding]:

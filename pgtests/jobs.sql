@@ -73,8 +73,8 @@ update guard.job_runs set updated_at = updated_at - interval '1 minute' where jo
 select pg_temp.is($$select '{"n": 2}'::jsonb$$);
 select isnt((select guard.start_job('a_job', 'manual')), null, 'a run that nobody holds makes way');
 select is(
-    (select count(*) from guard.job_runs where job = 'a_job' and status = 'crashed' and finished_at is not null), 1::bigint,
-    'and is marked as crashed'
+    (select count(*) from guard.job_runs where job = 'a_job' and status = 'crashed' and finished_at is not null),
+    1::bigint, 'and is marked as crashed'
 );
 select results_eq(
     $$select fingerprint, severity, status, details ->> 'error' from guard.incidents$$,

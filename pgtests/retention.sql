@@ -96,12 +96,29 @@ values ('a', 'XX000', 'x', '2031-03-01 UTC'), ('b', 'XX000', 'x', '2031-04-01 UT
 insert into guard.job_runs (job, runner, status, started_at, finished_at)
 values ('a', 'tick', 'failed', '2031-05-01 UTC', '2031-05-01 UTC'), ('b', 'tick', 'failed', '2031-06-10 UTC', now());
 insert into guard.job_runs (job, runner, status, started_at) values ('c', 'tick', 'running', '2031-05-01 UTC');
-insert into guard.notifications (severity, kind, message, status, created_at)
+insert into guard.messages (id, kind, severity, title, body, notifications, throttled_from, created_at)
+overriding system value
+select
+    -m.id as id, m.kind, 'info' as severity, 'x' as title, 'x' as body, 1 as notifications, m.made_at,
+    m.made_at as created_at
+from (
+    values
+    (1, 'sent', timestamptz '2031-03-01 UTC'), (2, 'young', '2031-04-01 UTC'), (3, 'dead', '2031-03-01 UTC'),
+    (4, 'pending', '2031-03-01 UTC')
+) as m (id, kind, made_at);
+insert into guard.deliveries (message_id, channel, status, next_attempt_at, sent_at)
 values
-('info', 'a', 'x', 'sent', '2031-03-01 UTC'),
-('info', 'b', 'x', 'sent', '2031-04-01 UTC'),
-('info', 'c', 'x', 'dead', '2031-03-01 UTC'),
-('info', 'd', 'x', 'pending', '2031-03-01 UTC');
+(-1, 'json:00000000', 'sent', now(), now()),
+(-2, 'json:00000000', 'sent', now(), now()),
+(-3, 'json:00000000', 'dead', now(), null),
+(-3, 'json:00000001', 'sent', now(), now()),
+(-4, 'json:00000000', 'pending', now(), null);
+insert into guard.notifications (severity, kind, message, message_id, created_at)
+select 'info', m.kind, 'x', m.id, m.created_at from guard.messages as m
+union all
+values
+('info', 'waits', 'x', null::bigint, timestamptz '2031-03-01 UTC'),
+('info', 'nobody sends', 'x', null, timestamptz '2030-03-01 UTC');
 insert into guard.incidents (fingerprint, rule, severity, entity_type, description, status, resolved_at, first_seen_at)
 values
 ('a', 'r', 'info', 'rule', 'x', 'resolved', '2030-06-01 UTC', '2020-01-01 UTC'),
@@ -116,7 +133,7 @@ select results_eq(
     'select job from guard.job_runs order by 1', $$values ('b'), ('c')$$, 'runs, but for one that goes on'
 );
 select results_eq(
-    'select kind from guard.notifications order by 1', $$values ('b'), ('c'), ('d')$$,
+    'select kind from guard.notifications order by 1', $$values ('dead'), ('pending'), ('waits'), ('young')$$,
     'messages that were sent; the others wait for somebody'
 );
 select results_eq(

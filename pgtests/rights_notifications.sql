@@ -13,7 +13,9 @@ set local role guard_test_sender;
 select is(guard.bundle_notifications('{json:0a1b2c3d}'), 1, 'a sender bundles');
 select isnt_empty($$select * from guard.claim_delivery('json:0a1b2c3d')$$, 'claims');
 select is((select guard.settle_delivery(d.id, 1) from guard.deliveries as d), 'sent', 'and settles');
-select throws_ok($$update guard.deliveries set status = 'pending'$$, '42501', null, 'it cannot change a delivery otherwise');
+select throws_ok(
+    $$update guard.deliveries set status = 'pending'$$, '42501', null, 'it cannot change a delivery otherwise'
+);
 select throws_ok('delete from guard.notifications', '42501', null, 'nor the outbox');
 select throws_ok(
     $$select guard.notify('critical', 'x', null, null, null, 'x')$$, '42501', null, 'what happened is not for it to say'

@@ -51,6 +51,7 @@ def test_every_job_of_the_catalogue_runs(adopted: str) -> None:
 def test_what_the_commands_print(database: str) -> None:
     assert "Nothing runs the jobs yet" in invoke(database, "jobs", "list").stdout
     assert invoke(database, "jobs", "runs").stdout == "No job has run yet.\n"
+    execute(database, "update guard.jobs set enabled = false")
     assert invoke(database, "tick").output == ""
     only(database, """select '{"n": 1}'::jsonb""")
     assert "a_job  succeeded" in invoke(database, "tick").stdout

@@ -283,7 +283,8 @@ def test_given_up_deliveries_are_findings_until_somebody_decides(database: str, 
     verified = invoke(database, "verify", "--json")
     assert verified.exit_code == 2
     (finding,) = json.loads(verified.stdout)["findings"]
-    assert (finding["kind"], finding["object"].split(" ")[0]) == ("dead_delivery", "2")
+    assert finding["kind"] == "dead_delivery"
+    assert ": 2 given up, the last one: Failed to send JSON POST" in finding["object"]
 
     listed = json.loads(notify(database, "", "--list", "--json").stdout)["deliveries"]
     assert [(delivery["title"], delivery["status"]) for delivery in listed] == [
@@ -303,13 +304,13 @@ def test_verify_notes_what_nobody_delivers(database: str) -> None:
     execute(database, "update guard.notifications set created_at = now() - interval '1 hour'")
     verified = invoke(database, "verify", "--json")
     assert verified.exit_code == 0
-    assert any("1 notifications wait since" in note for note in json.loads(verified.stdout)["notes"])
+    assert any("The outbox holds 1 undelivered" in note for note in json.loads(verified.stdout)["notes"])
 
 
 @pytest.mark.parametrize(
     ("channels", "told"),
     [
-        ("", "No channel is configured; 1 events wait. Set GUARD_CHANNELS"),
+        ("", "No channel is configured; 1 event waits for one. Set GUARD_CHANNELS"),
         (" , \n", "No channel is configured"),
         ("json://", "apprise cannot read the address of the channel json:"),
         ("nosuch://x", "apprise cannot read the address of the channel nosuch:"),

@@ -369,6 +369,7 @@ def test_own_rule(adopted: str, own: Path, guard: RunGuard) -> None:
     assert counted(adopted, None)["anonymous_call"] == 7
     assert guard(adopted, "verify", GUARD_RULES=str(own)).stdout.splitlines() == [
         "note: anonymous_call was not probed: the rule registers no probe",
+        f"note: {verify.NO_SCHEDULER}",
         "ok: files, ledger and catalog agree, and every rule does what its mode says.",
     ]
     assert "anonymous_call" in guard(adopted, "rules", "list").stdout

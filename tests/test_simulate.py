@@ -181,7 +181,7 @@ def test_modes_stand_side_by_side(simulation: Simulation, capsys: pytest.Capture
     show(State(None, False, False), STREAM, {"faults": simulation["faults"], "runs": [off, correct]})
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "rule off correct repaired refused for a person" in lines
-    assert "without guard with guard at correct" in lines
+    assert "guard off correct" in lines
     assert f"calls consistent {off['consistency_rate_pct']:.2f} % 100.00 %" in lines
     assert f"violations {off['violations']} {correct['violations']}" in lines
 

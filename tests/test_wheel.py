@@ -57,6 +57,8 @@ def test_wheel_carries_what_it_applies_and_nothing_else(wheel: Path) -> None:
     for folder in ("migrations", "sql"):
         for file in (PROJECT / folder).rglob("*.sql"):
             assert f"guard/assets/{file.relative_to(PROJECT)}" in names
+    for file in (PROJECT / "guard" / "templates").iterdir():
+        assert f"guard/templates/{file.name}" in names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"guard"}
 
@@ -77,4 +79,6 @@ def test_installed_wheel_works_in_an_empty_folder(
     verified = run(installed, dsn, folder, "verify", "--json")
     assert (verified.returncode, json.loads(verified.stdout)["ok"]) == (0, True)
     assert catalog(dsn) == catalog(database)
+    reported = run(installed, dsn, folder, "report", "--format", "html")
+    assert (reported.returncode, reported.stdout.startswith("<!doctype html>")) == (0, True), reported.stderr
     assert list(folder.iterdir()) == []

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, incidents, jobs, notify, review, rules, schema, server, settings, simulate
+from guard.cli import breaker, incidents, jobs, notify, report, review, rules, schema, server, settings, simulate
 from guard.cli.base import GuardGroup, State
 
 
@@ -55,6 +55,9 @@ for command in (
     jobs.tick,
     jobs.scheduler,
     jobs.watch_database,
+    report.report,
+    report.kpis,
+    report.views,
     simulate.simulate,
 ):
     main.add_command(command)

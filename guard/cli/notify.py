@@ -52,7 +52,10 @@ def notify(state: State, follow: bool, every: float, listing: bool, requeue: str
     elif discard is not None:
         with state.connect() as connection:
             connection.execute("select guard.discard_delivery(%s)", (discard,))
-        state.out.print(f"Delivery {discard} is discarded.")
+        if state.as_json:
+            state.print_json({"discarded": discard})
+        else:
+            state.out.print(f"Delivery {discard} is discarded.")
     else:
         _deliver(state, every if follow else None)
 
@@ -62,7 +65,7 @@ def _deliver(state: State, every: float | None) -> None:
         channels = outbox.channels(os.environ)
     except NoChannelError as error:
         with state.connect() as connection:
-            raise NoChannelError(f"No channel is configured; {outbox.waiting(connection)} events wait.") from error
+            raise NoChannelError(f"No channel is configured; {_events(outbox.waiting(connection))} for one.") from error
     outcomes = outbox.deliver(state.connect, channels)
     _report(state, outcomes, quiet=False)
     while every is not None:
@@ -96,16 +99,15 @@ def _list(state: State) -> None:
         return
     if found:
         state.print_table(
-            ("#id", "status", "channel", "severity", "title", "#attempts", "next attempt", "error"),
+            ("#id", "status", "channel", "title", "#attempts", "next", "error"),
             [
                 (
                     row["id"],
                     row["status"],
                     row["channel"],
-                    row["severity"],
                     row["title"],
                     row["attempts"],
-                    row["next_attempt_at"] and f"{row['next_attempt_at'].astimezone():%Y-%m-%d %H:%M:%S}",
+                    row["next_attempt_at"] and f"{row['next_attempt_at'].astimezone():%H:%M:%S}",
                     row["last_error"],
                 )
                 for row in found
@@ -114,7 +116,7 @@ def _list(state: State) -> None:
     else:
         state.out.print("Every message was delivered.")
     if waiting:
-        state.out.print(f"{waiting} events wait for their digest, their throttle, or the next run.")
+        state.out.print(f"{_events(waiting)} for a digest, a throttle, or the next run.")
 
 
 def _requeue(state: State, which: str) -> None:
@@ -125,4 +127,11 @@ def _requeue(state: State, which: str) -> None:
             "select guard.requeue_deliveries(%s)", (None if which == "all" else int(which),)
         ).fetchone()
     count = row[0] if row else 0
-    state.out.print(f"{count} {'delivery is' if count == 1 else 'deliveries are'} tried again with the next run.")
+    if state.as_json:
+        state.print_json({"requeued": count})
+    else:
+        state.out.print(f"{count} {'delivery is' if count == 1 else 'deliveries are'} tried again with the next run.")
+
+
+def _events(count: int) -> str:
+    return f"{count} {'event waits' if count == 1 else 'events wait'}"

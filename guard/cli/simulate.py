@@ -148,7 +148,8 @@ def _print_summary(state: State, results: list[Result]) -> None:
     ]
     state.out.print()
     state.print_table(
-        ("", *(f"#{_title(result)}" for result in results)), [(name, *values) for name, values in lines if any(values)]
+        ("guard", *(f"#{result['guard']}" for result in results)),
+        [(name, *values) for name, values in lines if any(values)],
     )
 
 

@@ -21,7 +21,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     c_cap constant integer := guard.setting('incident_sample_cap')::integer;
-    v_fresh jsonb;
+    v_fresh integer;
 begin
     perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
     with found as (
@@ -43,22 +43,27 @@ begin
         from found as f
         left join guard.incidents as i on f.fingerprint = i.fingerprint
     ),
+    standing as (
+        select i.rule, count(*) as incidents
+        from guard.incidents as i
+        where i.status <> 'resolved' and i.rule = any(array(select distinct f.rule from found as f))
+        group by i.rule
+    ),
     kept as (
         select k.*
         from known as k
-        where
-            not k.is_quiet
-            and (not k.is_new or k.place <= c_cap - (
-                select count(*) from guard.incidents as i where i.rule = k.rule and i.status <> 'resolved'
-            ))
+        left join standing as s on k.rule = s.rule
+        where not k.is_quiet and (not k.is_new or k.place <= c_cap - coalesce(s.incidents, 0))
     ),
     written as (
         insert into guard.incidents as i (
-            fingerprint, rule, severity, entity_type, entity_id, company_id, description, details, occurred_at
+            fingerprint, rule, severity, entity_type, entity_id, company_id, description, details, occurred_at,
+            last_notified_at
         )
         select
             k.fingerprint, k.rule, k.severity, k.entity_type, k.entity_id, k.company_id, k.description,
-            coalesce(k.details, '{}') as details, k.occurred_at
+            coalesce(k.details, '{}') as details, k.occurred_at,
+            case when k.severity <> 'info' then now() end as last_notified_at
         from kept as k
         on conflict (fingerprint) do update set
             severity = excluded.severity,
@@ -75,6 +80,7 @@ begin
             acknowledged_at = case when i.status <> 'resolved' then i.acknowledged_at end,
             resolved_at = null,
             resolved_by = null,
+            last_notified_at = case when i.status = 'resolved' then excluded.last_notified_at else i.last_notified_at end,
             updated_at = now()
         where
             -- a defect that stands is written once a minute, not each time it is seen
@@ -107,24 +113,23 @@ begin
                 and not a.auto_corrected
                 and a.detected_at >= f.occurred_at - interval '1 minute'
         )
+    ),
+    -- not through guard.notify, which would take an id of many digits for a phone number
+    told as (
+        insert into guard.notifications (severity, kind, entity_type, entity_id, company_id, message)
+        select
+            f.severity, f.rule, f.entity_type, f.entity_id, f.company_id,
+            concat_ws(' ', f.rule || ':', f.entity_type, coalesce(f.entity_id::text, f.details ->> 'subject')) || ': '
+            || d.description
+        from fresh as f
+        inner join (
+            select m.description as unmasked, guard.mask_phones(m.description) as description
+            from (select distinct g.description from fresh as g) as m
+        ) as d on f.description = d.unmasked
+        where f.severity <> 'info'
     )
-    select jsonb_agg(to_jsonb(f)) into v_fresh from fresh as f;
-
-    perform guard.notify(
-        f.severity, f.rule, f.entity_type, f.entity_id, f.company_id,
-        concat_ws(' ', f.rule || ':', f.entity_type, coalesce(f.entity_id::text, f.details ->> 'subject')) || ': '
-        || f.description
-    )
-    from jsonb_to_recordset(v_fresh) as f (
-        rule text, severity text, entity_type text, entity_id bigint, company_id bigint, description text, details jsonb,
-        id bigint
-    )
-    where f.severity <> 'info';
-    update guard.incidents as i
-    set last_notified_at = now()
-    from jsonb_to_recordset(v_fresh) as f (id bigint, severity text)
-    where i.id = f.id and f.severity <> 'info';
-    return coalesce(jsonb_array_length(v_fresh), 0);
+    select count(*) into v_fresh from fresh as f;
+    return v_fresh;
 end
 $$;
 

@@ -123,7 +123,8 @@ $$;
 comment on function guard.drop_alert_month(text) is
 'Drop a month of alerts, unless an unresolved incident points to one.';
 
--- One batch of each table. Messages that could not be delivered stay until somebody has seen to them; what a person
+-- One batch of each table. A message goes with its deliveries and its rows of the outbox, unless it could not be
+-- delivered: that stays until somebody has seen to it. What nobody sent goes when incidents do. What a person
 -- did (audit_log, manual_review_queue) and what bookings rest on (booking_intents, remote_bookings) stays for good.
 -- Locks: the deleted rows.
 create or replace function guard.prune_history(p_now timestamp with time zone = now())
@@ -175,11 +176,26 @@ begin
         where id in (select f.id from guard.faults as f where f.created_at < v_history_until limit v_batch)
         returning 'faults' as what
     ),
+    messages as (
+        delete from guard.messages
+        where id in (
+            select m.id
+            from guard.messages as m
+            where
+                m.created_at < v_history_until
+                and not exists (
+                    select from guard.deliveries as d
+                    where d.message_id = m.id and d.status::text = any('{pending,dead}')
+                )
+            limit v_batch
+        )
+        returning 'messages' as what
+    ),
     notifications as (
         delete from guard.notifications
         where id in (
             select n.id from guard.notifications as n
-            where n.status = 'sent' and n.created_at < v_history_until limit v_batch
+            where n.message_id is null and n.created_at < v_incidents_until limit v_batch
         )
         returning 'notifications' as what
     ),
@@ -208,6 +224,8 @@ begin
             select w.what from webhooks as w
             union all
             select f.what from faults as f
+            union all
+            select s.what from messages as s
             union all
             select n.what from notifications as n
             union all
