@@ -58,6 +58,8 @@ def main() -> None:
             server = guard_json("up")["dsn"]
             run(server)
             booking.run(_new_database(server, "booking"))
+            title("What guard changes: the same calls and faults, without it and with it")
+            guard("simulate", "--calls", "1000")
         finally:
             guard("down")
 

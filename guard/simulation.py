@@ -652,10 +652,12 @@ def _measure(run: _Run, throughput: Throughput | None) -> Result:
 
 
 def _kpis(connection: Connection, started_at: datetime) -> list[dict[str, Any]]:
-    if _value(connection, "select to_regprocedure('guard.kpis(timestamptz, timestamptz)') is null"):
-        return []
+    query = """
+        select k.kpi, k.value::float8, k.unit, k.comparison, k.target::float8, k.met, k.rows_behind
+        from guard.kpis(%s, clock_timestamp()) as k
+    """
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute("select * from guard.kpis(%s, now())", (started_at,)).fetchall()
+        return cursor.execute(query, (started_at,)).fetchall()
 
 
 def _value(connection: Connection, query: str) -> Any:

@@ -9,10 +9,14 @@ from contextlib import contextmanager
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from guard import database, simulation
-from guard.cli.base import State, cell, json_option, pass_state
+from guard import report as reporting
+from guard.cli.base import State, json_option, pass_state
 from guard.simulation import Result, Simulation, Stream
+
+_COLOURS = {True: "green", False: "red", None: ""}
 
 
 def _is_number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -102,12 +106,7 @@ def show(state: State, stream: Stream, result: Simulation) -> None:
         )
     _print_rules(state, result["runs"])
     _print_summary(state, result["runs"])
-    for run in result["runs"]:
-        if run["kpis"]:
-            state.out.print()
-            state.print_table(
-                list(run["kpis"][0]), [[cell(v) for v in kpi.values()] for kpi in run["kpis"]], title=_title(run)
-            )
+    _print_kpis(state, result["runs"])
 
 
 def _print_rules(state: State, results: list[Result]) -> None:
@@ -116,10 +115,12 @@ def _print_rules(state: State, results: list[Result]) -> None:
     if sum(detailed) > 1:
         detailed = [False] * len(results)
     columns = ["rule"]
-    rows: list[list[object]] = [[rule["rule"]] for rule in results[0]["rules"]]
-    for result, is_detailed in zip(results, detailed, strict=True):
+    # what is info is a fact, and no violation
+    judged = [[rule for rule in result["rules"] if rule["severity"] != "info"] for result in results]
+    rows: list[list[object]] = [[rule["rule"]] for rule in judged[0]]
+    for result, found, is_detailed in zip(results, judged, detailed, strict=True):
         columns += [f"#{result['guard']}", *(["#repaired", "#refused", "#for a person"] if is_detailed else [])]
-        for row, rule in zip(rows, result["rules"], strict=True):
+        for row, rule in zip(rows, found, strict=True):
             row += [rule["violations"], *((rule["repaired"], rule["refused"], rule["queued"]) if is_detailed else ())]
     modes = " and ".join(_title(result) for result in results)
     others = ", and what became of the others" if any(detailed) else ""
@@ -146,8 +147,24 @@ def _print_summary(state: State, results: list[Result]) -> None:
     ]
     state.out.print()
     state.print_table(
-        ("", *(f"#{_title(result)}" for result in results)), [(name, *values) for name, values in lines if any(values)]
+        ("guard", *(f"#{result['guard']}" for result in results)),
+        [(name, *values) for name, values in lines if any(values)],
     )
+
+
+def _print_kpis(state: State, results: list[Result]) -> None:
+    """The KPIs that any of the runs has rows for."""
+    rows = [
+        (
+            of_kpi[0]["kpi"],
+            f"{of_kpi[0]['comparison']} {reporting.amount(of_kpi[0]['target'], of_kpi[0]['unit'])}",
+            *(Text(reporting.amount(kpi["value"], kpi["unit"]), _COLOURS[kpi["met"]]) for kpi in of_kpi),
+        )
+        for of_kpi in zip(*(result["kpis"] for result in results), strict=True)
+        if any(kpi["value"] is not None for kpi in of_kpi)
+    ]
+    state.out.print()
+    state.print_table(("kpi", "#target", *(f"#{result['guard']}" for result in results)), rows)
 
 
 def _title(result: Result) -> str:
