@@ -1,4 +1,5 @@
-"""The main job on real input: a dirty booking database is audited, guarded and corrected; then bookings go wrong.
+"""The main job on real input: a dirty booking database is audited, guarded, corrected and reported on; then bookings go
+wrong; in the end the same faults are played with guard and without.
 
 Starts the embedded server in a folder of its own, loads the legacy example into it, and runs the guard command step by
 step, then `examples.booking` on an empty database; every command is shown as it could be typed. Exits 1 as soon as a
@@ -20,6 +21,7 @@ from examples import booking
 from examples.stage import console, expect, fail, guard, guard_json, show, title, write
 
 HERE = Path(__file__).parent
+PROJECT = HERE.parent
 CALLS = 10_000
 
 #: What examples/legacy/README.md says is wrong, as a share of the calls.
@@ -167,6 +169,14 @@ def run(server: str) -> None:
 
         title("Everything is as it should be")
         guard("verify")
+
+        title("What happened, in numbers: each with the query that gives it again")
+        guard("report", "--date", "today", "--refresh")
+        guard("kpis", "--days", "1", expected=2)
+        page = PROJECT / "build" / "demo-report.html"
+        page.parent.mkdir(exist_ok=True)
+        guard("report", "--date", "today", "--format", "html", "--output", str(page))
+        expect(page.stat().st_size > 0, f"the report as a page: {page.relative_to(PROJECT)}")
 
 
 def _new_database(server: str, name: str) -> str:

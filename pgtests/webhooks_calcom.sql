@@ -1,6 +1,6 @@
 -- Events of the calendar: handled once, in any order; a cancelled booking never leaves a phantom.
 begin;
-select plan(18);
+select plan(20);
 
 create function pg_temp.event(p_trigger text, p_uid text, p_at text, p_more jsonb = '{}')
 returns jsonb language sql as $$
@@ -90,6 +90,16 @@ select throws_ok($$select guard.handle_booking_event('{}')$$, 'ZG320', null, 'wh
 select throws_ok(
     $$select guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_1', 'yesterday-ish'))$$, 'ZG320', null,
     'a time that cannot be read'
+);
+
+select guard.set_rule('inconsistent_link_status', 'observe');
+insert into public.calls (id, company_id, direction, booking_id) values (20, 1, 'inbound', 'bk_20');
+select results_eq(
+    $$select action from guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_20', '2026-01-01T10:00:00Z'))$$,
+    array['created'], 'where calls do not follow, a booking is written'
+);
+select is_empty(
+    'select from guard.manual_review_queue where call_id = 20', 'and nobody is asked about flags that may yet come'
 );
 
 select * from finish();

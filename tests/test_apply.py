@@ -118,8 +118,8 @@ def test_upgrade_from_older_texts(legacy: str, adopted: str, project: Path) -> N
         file.write("create function guard.outdated() returns text language sql as $$ select 'x' $$;\n")
     amend(
         "sql/checks/missing_direction.sql",
-        "as details\n",
-        "as details,\n    guard.outdated() as outdated\n",
+        "as row_id\n",
+        "as row_id,\n    guard.outdated() as outdated\n",
     )
     amend(
         "sql/triggers/calls.sql",
