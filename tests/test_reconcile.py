@@ -105,7 +105,6 @@ def test_killed_at_any_point_it_goes_on(dirty: str, guard: RunGuard) -> None:
         ("inconsistent_customer_link", 10),
         ("missing_appointment", 20),
         ("missing_direction", 10),
-        ("orphaned_appointment", 10),
         ("session_outcome_mismatch", 10),
     ]
 

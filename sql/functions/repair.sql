@@ -104,7 +104,7 @@ declare
     );
 begin
     update public.appointments as a set source = a.source where a.id = any(p_ids);
-    perform guard.log_repairs('orphaned_appointment', 'call', v_calls);
+    perform guard.log_repairs('inconsistent_link_status', 'call', v_calls);
     return 0;
 end
 $$;

@@ -331,8 +331,10 @@ begin
     if v_trigger <> 'BOOKING_CANCELLED' and v_call.id is not null then
         select c.reason into v_mismatch from guard.check_appointment(v_call.id, appointment_id, v_uid, false) as c;
         -- where calls do not follow their appointments, their flags are the application's, which may yet write them
-        if v_mismatch <> 'flags_inconsistent'
-            or guard.mode_for('inconsistent_link_status', v_call.id) in ('correct', 'enforce') and v_mismatch is not null
+        if v_mismatch is not null and (
+            v_mismatch <> 'flags_inconsistent'
+            or guard.mode_for('inconsistent_link_status', v_call.id) in ('correct', 'enforce')
+        )
         then
             perform guard.queue_review(
                 v_call.id, 'appointment_validation_failed',
