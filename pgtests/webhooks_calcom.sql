@@ -95,7 +95,8 @@ select throws_ok(
 select guard.set_rule('inconsistent_link_status', 'observe');
 insert into public.calls (id, company_id, direction, booking_id) values (20, 1, 'inbound', 'bk_20');
 select results_eq(
-    $$select action from guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_20', '2026-01-01T10:00:00Z'))$$,
+    $$select action
+    from guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_20', '2026-01-01T10:00:00Z'))$$,
     array['created'], 'where calls do not follow, a booking is written'
 );
 select is_empty(
