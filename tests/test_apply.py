@@ -320,7 +320,7 @@ def test_killed_anywhere_then_applied_again(
     undisturbed = make_database(template)
     total = ddl_commands(undisturbed, event, "apply")
     expected = catalog(undisturbed)
-    for n in range(1, total + 1, total // 10):
+    for n in range(1, total + 1, total // 6):
         dsn = make_database(template)
         kill_at(dsn, event, n, "apply")
         apply(dsn)
@@ -337,7 +337,7 @@ def test_killed_anywhere_then_rolled_back_again(
     expected = schema(legacy)
     arguments = ("rollback", "--all", "--export-to", str(tmp_path))
     total = ddl_commands(make_database(adopted_template), event, *arguments)
-    for n in range(1, total + 1, max(total // 10, 1)):
+    for n in range(1, total + 1, max(total // 6, 1)):
         dsn = make_database(adopted_template)
         kill_at(dsn, event, n, *arguments)
         again = guard(dsn, *arguments)
