@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VENV := .venv/complete
+# Many tests wait, for locks and servers, and little is computed: three at once, each with a server of its own.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile
 # Migrations that run outside a transaction.
 CONCURRENT := $(filter-out %.rollback.sql,$(wildcard migrations/*.index-*.sql))
 
@@ -15,10 +17,10 @@ demo: $(VENV)  ## Show guard at work, from nothing to a repaired booking
 	$(BIN)/python -m examples.demo
 
 test: $(VENV) debian-packages  ## Run all tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: $(VENV) debian-packages  ## Run the tests but for the slow ones (crashes, concurrency)
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)  ## Check style, types and SQL
 	$(BIN)/ruff check .
