@@ -13,6 +13,7 @@ import pytest
 
 from tests.databases import RunGuard
 from tests.processes import start
+from tests.sessions import two_sessions
 
 #: The defects of 1000 legacy calls that guard repairs.
 REPAIRABLE = {
@@ -183,6 +184,22 @@ def test_a_booking_under_way_is_not_taken_back(database: str, booking: psycopg.C
     assert execute(
         database, "select count(*) from guard.incidents where rule = 'missing_appointment' and status = 'open'"
     ) == [(0,)]
+
+
+def test_undo_sees_what_was_written_while_it_waited(dirty: str) -> None:
+    [(call,)] = execute(dirty, "select min(entity_id) from guard.missing_direction")
+    execute(dirty, "select * from guard.reconcile(false, 'missing_direction')")
+    execute(dirty, "select guard.set_rule(r.rule, 'observe') from guard.rules as r")
+    with two_sessions(dirty) as (writer, operator):
+        writer.begin()
+        assert writer.run(f"update calls set direction = 'outbound' where id = {call}") == "done"
+        operator.start("select * from guard.undo(now() - interval '1 hour')")
+        assert operator.is_blocked()
+        assert writer.run("commit") == "done"
+        assert operator.finish() == "done"
+
+    assert execute(dirty, f"select direction from calls where id = {call}") == [("outbound",)]
+    assert execute(dirty, "select count(*) from calls where direction is null") == [(9,)]
 
 
 def test_incidents_are_worked_by_command(adopted: str, guard: RunGuard) -> None:
