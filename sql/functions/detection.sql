@@ -240,7 +240,8 @@ comment on function guard.check_call(bigint) is
 'Every rule against one call and its appointments, and their incidents brought up to date.';
 
 -- What was noted as suspicious and whose grace has passed: judged, and repaired where the rule stands at correct or
--- enforce. Several sessions share the work: each takes what no other has locked. A crash loses nothing: what was taken
+-- enforce. Several sessions share the work: each takes what no other has locked. Locks: those of
+-- pending_checks, where no writer waits for them; then that of open_incidents, before any call or appointment. A crash loses nothing: what was taken
 -- comes back with the rollback.
 create or replace function guard.judge_pending(p_limit integer = 1000)
 returns table (judged integer, found integer)
@@ -273,8 +274,8 @@ begin
         returning p.call_id, p.appointment_id
     )
     select
-        array_agg(t.call_id) filter (where t.call_id is not null),
-        array_agg(t.appointment_id) filter (where t.appointment_id is not null),
+        array_agg(distinct t.call_id) filter (where t.call_id is not null),
+        array_agg(distinct t.appointment_id) filter (where t.appointment_id is not null),
         count(*)
     into v_calls, v_appointments, v_judged
     from taken as t;

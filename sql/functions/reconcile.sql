@@ -37,6 +37,8 @@ begin
     if pg_is_in_recovery() or not pg_try_advisory_xact_lock(hashtext('guard.reconcile')) then
         return;
     end if;
+    -- a detection holds the incidents that it refreshes: waited for now, and not with the rows of a batch locked
+    perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
     -- phantom bookings last: other repairs tell which they are
     for rule in
         select r.rule
