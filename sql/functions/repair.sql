@@ -13,8 +13,8 @@
 -- values before it, and metadata.by = 'repair', by which guard.undo finds it.
 --
 -- Locks: FOR UPDATE on the rows, in the order of their ids; a row that another session holds is skipped, and found
--- again the next time. FOR UPDATE, and not less, because it waits for nobody but meets the key lock of a session that
--- is just adding an appointment to the call.
+-- again the next time; so is an appointment whose call another session holds. FOR UPDATE, and not less, because it waits
+-- for nobody but meets the key lock of a session that is just adding an appointment to the call.
 
 create or replace function guard.changes(p_before jsonb, p_after jsonb)
 returns jsonb
@@ -128,7 +128,7 @@ declare
     v_rest bigint[];
 begin
     with evidence as (
-        select a.id, c.id as call_id
+        select a.id, c.id as call_id, to_jsonb(a) as row_before
         from public.calls as c
         inner join public.appointments as a on c.booking_id = a.calcom_v2_booking_id and c.company_id = a.company_id
         where
@@ -145,21 +145,15 @@ begin
         order by a.id
         for update of a skip locked
     ),
-    before as (
-        select a.id, to_jsonb(a) as row_before
-        from public.appointments as a
-        where a.id in (select e.id from evidence as e)
-    ),
     linked as (
         update public.appointments as a
         set call_id = e.call_id
         from evidence as e
         where a.id = e.id
-        returning a.id
+        returning e.row_before
     )
-    select jsonb_agg(b.row_before) into v_appointments
-    from before as b
-    inner join linked as l on b.id = l.id;
+    select jsonb_agg(l.row_before) into v_appointments
+    from linked as l;
     perform guard.log_repairs('missing_appointment', 'appointment', v_appointments);
 
     v_rest := array(
@@ -257,6 +251,7 @@ as $$
 declare
     v_rule guard.rules;
     v_ids bigint[];
+    v_calls bigint[];
     v_left bigint[];
     v_half record;
     v_error text;
@@ -271,6 +266,26 @@ begin
     else
         v_ids := array(
             select a.id from public.appointments as a where a.id = any(v_ids) order by a.id for update skip locked
+        );
+        -- with the calls that would follow them
+        v_calls := array(
+            select c.id
+            from public.calls as c
+            where
+                c.booking_id = any(array(
+                    select a.calcom_v2_booking_id from public.appointments as a where a.id = any(v_ids)
+                ))
+            order by c.id
+            for update skip locked
+        );
+        v_ids := array(
+            select a.id
+            from public.appointments as a
+            where
+                a.id = any(v_ids)
+                and not exists (
+                    select from public.calls as c where c.booking_id = a.calcom_v2_booking_id and c.id <> all(v_calls)
+                )
         );
     end if;
     v_ids := array(select v.entity_id from guard.find_violations(p_rule, p_ids => v_ids) as v order by v.entity_id);
