@@ -25,10 +25,11 @@ begin
         select r.rule from guard.rules as r where r.severity <> 'info' and r.rule = coalesce(p_rule, r.rule) order by r.rule
     loop
         insert into guard.baseline as b (rule, entity_type, entity_id, company_id)
-        select r.rule, r.entity_type, v.entity_id, v.company_id
+        select distinct on (v.entity_id) r.rule, r.entity_type, v.entity_id, v.company_id
         from guard.rules as r
         cross join lateral guard.find_violations(r.rule) as v
-        where r.rule = take_baseline.rule
+        where r.rule = take_baseline.rule and v.entity_id is not null
+        order by v.entity_id
         on conflict on constraint baseline_pkey do update set marked_at = now(), cleared_at = null
         where b.cleared_at is not null;
         get diagnostics marked = row_count;

@@ -86,7 +86,13 @@ begin
         into violations, v_ids, v_found
         from (
             select w.*, row_number() over (order by w.occurred_at desc nulls last) as place
-            from guard.find_violations(p_rule, p_since, p_ids) as w
+            from (
+                -- a view that joins may show a row more than once
+                select distinct on (f.entity_id) f.*
+                from guard.find_violations(p_rule, p_since, p_ids) as f
+                where f.entity_id is not null
+                order by f.entity_id, f.occurred_at desc nulls last
+            ) as w
             where not exists (
                 select from guard.baseline as b
                 where b.rule = p_rule and b.entity_id = w.entity_id and b.cleared_at is null
@@ -101,13 +107,13 @@ begin
                 and i.entity_type = v_rule.entity_type
                 and i.status <> 'resolved'
                 and (p_ids is null or i.entity_id = any(p_ids))
-            except all
+            except
             select unnest(v_ids)
         );
         if v_standing <> '{}' and p_ids is null then
             v_standing := array(
                 select unnest(v_standing)
-                except all
+                except
                 select w.entity_id from guard.find_violations(p_rule, p_ids => v_standing) as w
             );
         end if;
@@ -169,7 +175,8 @@ begin
         return;
     end if;
     perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
-    v_since := case when p_window < interval '1000 years' then now() - p_window else '-infinity' end;
+    -- everything: rows too that do not say when they were written
+    v_since := case when p_window < interval '1000 years' then now() - p_window end;
     return query
     select r.rule, r.severity, d.violations, d.new_incidents
     from (select e.* from guard.rules as e where e.mode <> 'off' order by e.rule) as r

@@ -288,7 +288,16 @@ begin
                 )
         );
     end if;
-    v_ids := array(select v.entity_id from guard.find_violations(p_rule, p_ids => v_ids) as v order by v.entity_id);
+    begin
+        v_ids := array(
+            select distinct v.entity_id from guard.find_violations(p_rule, p_ids => v_ids) as v order by v.entity_id
+        );
+    exception
+        when serialization_failure or deadlock_detected or lock_not_available then
+            raise;
+        when others then
+            return; -- guard.detect says so: rule_failed
+    end;
     if v_ids = '{}' then
         return;
     end if;
@@ -296,6 +305,7 @@ begin
         begin
             perform set_config('guard.repair', 'repair', true);
             execute format('select %s($1)', to_regproc(v_rule.repair_with)) into queued using v_ids;
+            set constraints all immediate; -- what COMMIT would say, and then of all rows
             perform set_config('guard.repair', '', true);
         exception
             when serialization_failure or deadlock_detected or lock_not_available or query_canceled then
@@ -315,7 +325,7 @@ begin
         end loop;
         return;
     end if;
-    v_left := array(select v.entity_id from guard.find_violations(p_rule, p_ids => v_ids) as v);
+    v_left := array(select distinct v.entity_id from guard.find_violations(p_rule, p_ids => v_ids) as v);
     repaired := cardinality(v_ids) - cardinality(v_left);
     if v_rule.severity <> 'info' then
         queued := coalesce(queued, 0) + guard.queue_violations(p_rule, v_left, v_error);
