@@ -177,6 +177,9 @@ begin
     perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
     -- everything: rows too that do not say when they were written
     v_since := case when p_window < interval '1000 years' then now() - p_window end;
+    if v_since is null then
+        perform guard.refresh_baseline(); -- what comes back later is news
+    end if;
     return query
     select r.rule, r.severity, d.violations, d.new_incidents
     from (select e.* from guard.rules as e where e.mode <> 'off' order by e.rule) as r
