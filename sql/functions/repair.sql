@@ -30,7 +30,8 @@ as $$
     from jsonb_each(p_before) as b
     where
         p_after -> b.key is distinct from b.value
-        and b.key <> all('{updated_at,guard_corrections}')
+        -- guard writes no phone number: one that changed was changed by a trigger of the application's
+        and b.key <> all('{updated_at,guard_corrections,from_number,to_number}')
         -- what a trigger has marked is recorded already
         and not coalesce(p_after -> 'guard_corrections' @> jsonb_build_array(jsonb_build_object('column', b.key)), false)
 $$;
