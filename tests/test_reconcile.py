@@ -259,6 +259,22 @@ def test_undo_sees_what_was_written_while_it_waited(dirty: str) -> None:
     assert execute(dirty, "select count(*) from calls where direction is null") == [(9,)]
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+@pytest.mark.parametrize("follow", ["correct", "observe"])
+def test_a_booking_made_since_the_snapshot_is_not_taken_back(
+    database: str, booking: psycopg.Connection, follow: str, isolation: str
+) -> None:
+    execute(database, f"select guard.set_rule('inconsistent_link_status', '{follow}')")
+    with two_sessions(database, isolation) as (judge, _):
+        judge.begin()
+        booking.execute("insert into appointments (company_id, call_id) values (1, 1)")
+        booking.commit()
+        assert judge.run("select * from guard.judge_pending()") in {"done", "40001"}
+        judge.run("commit")
+
+    assert execute(database, "select appointment_made, session_outcome from calls") == [(True, "appointment_booked")]
+
+
 def test_incidents_are_worked_by_command(adopted: str, guard: RunGuard) -> None:
     execute(adopted, "select guard.detect('10 years')")
     listed = json.loads(guard(adopted, "incidents", "list", "--rule", "tenant_mismatch", "--json").stdout)

@@ -259,6 +259,13 @@ declare
 begin
     repaired := 0;
     queued := 0;
+    -- an old snapshot does not show the appointment of a booking that only locked its call: left for the next time
+    if p_rule = 'missing_appointment'
+        and current_setting('transaction_isolation') <> 'read committed'
+        and guard.follow_pct() < 100
+    then
+        return;
+    end if;
     select r.* into v_rule from guard.rules as r where r.rule = p_rule;
     v_ids := array(select i.id from unnest(p_ids) as i (id) where guard.mode_for(p_rule, i.id) in ('correct', 'enforce'));
     -- a statement of its own for the judgement: it sees what those committed who held the rows before
