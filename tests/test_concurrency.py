@@ -537,10 +537,13 @@ def test_a_month_is_made_while_alerts_are_written(database: str) -> None:
         )
         with two_sessions(database) as (writer, maker):
             writer.begin()
-            assert writer.run(
-                "insert into guard.data_consistency_alerts (alert_type, severity, entity_type, description)"
-                " values ('x', 'info', 'call', 'x')"
-            ) == DONE
+            assert (
+                writer.run(
+                    "insert into guard.data_consistency_alerts (alert_type, severity, entity_type, description)"
+                    " values ('x', 'info', 'call', 'x')"
+                )
+                == DONE
+            )
             maker.start("select guard.ensure_alert_partitions(now(), 0)")
             assert maker.is_blocked()
             assert writer.run("commit") == DONE
