@@ -276,7 +276,10 @@ begin
             p.ctid = any(array(
                 select d.ctid
                 from guard.pending_checks as d
-                where d.due_at <= now()
+                where
+                    d.due_at <= now()
+                    -- no grace is longer: the clock was set back since
+                    or d.due_at > now() + (select max(r.grace) + interval '1 minute' from guard.rules as r)
                 order by d.due_at
                 limit greatest(p_limit, 0)
                 for update skip locked
