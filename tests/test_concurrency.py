@@ -532,9 +532,7 @@ def test_a_month_is_made_while_alerts_are_written(database: str) -> None:
     """What was written into the default partition before the month was locked is moved, too."""
     month = "to_char(now() at time zone 'UTC', 'YYYY_MM')"
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(
-            f"do $$begin execute 'drop table guard.data_consistency_alerts_' || {month}; end$$"  # type: ignore[arg-type]
-        )
+        connection.execute(f"do $$begin execute 'drop table guard.data_consistency_alerts_' || {month}; end$$")
         with two_sessions(database) as (writer, maker):
             writer.begin()
             assert (
@@ -550,6 +548,6 @@ def test_a_month_is_made_while_alerts_are_written(database: str) -> None:
             assert maker.finish() == DONE
         (moved,) = connection.execute(
             "select count(*) from guard.data_consistency_alerts"
-            f" where tableoid = to_regclass('guard.data_consistency_alerts_' || {month})"  # type: ignore[arg-type]
+            f" where tableoid = to_regclass('guard.data_consistency_alerts_' || {month})"
         ).fetchone() or (0,)
     assert moved == 1
