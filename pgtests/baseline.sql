@@ -1,6 +1,6 @@
 -- What was wrong when guard came is known, and is counted down.
 begin;
-select plan(10);
+select plan(12);
 
 insert into public.companies (id, name) values (1, 'A');
 update guard.rules set mode = 'off';
@@ -40,6 +40,17 @@ select results_eq(
 );
 select results_eq(
     $$select found from guard.detect() where rule = 'missing_direction'$$, array[0::bigint], 'and all is known again'
+);
+
+update public.calls set direction = 'inbound' where id = 1;
+select results_eq(
+    $$select found from guard.detect('1000 years') where rule = 'missing_direction'$$, array[0::bigint],
+    'a look at everything'
+);
+update public.calls set direction = null where id = 1;
+select results_eq(
+    $$select found from guard.detect() where rule = 'missing_direction'$$, array[1::bigint],
+    'notes what is cleared, so that it is news when it comes back'
 );
 
 select * from finish();

@@ -1,6 +1,6 @@
 -- What a write leaves suspicious is judged after its grace, and repaired where the rule says so.
 begin;
-select plan(15);
+select plan(16);
 
 insert into public.companies (id, name) values (1, 'A'), (2, 'B');
 insert into public.calls (id, company_id, direction, session_outcome, appointment_made, created_at, updated_at)
@@ -50,6 +50,8 @@ select results_eq(
     $$select entity_type, entity_id from guard.incidents where rule = 'tenant_mismatch'$$,
     $$values ('appointment', 2::bigint)$$, 'as what they are'
 );
+insert into guard.pending_checks (call_id, due_at) values (1, now() + interval '3 hours');
+select results_eq('select judged from guard.judge_pending()', array[1], 'nor does what a clock noted that was set back');
 delete from public.appointments where id = 2;
 select results_eq('select rule from guard.check_call(1)', array[]::text[], 'the call is sound again');
 select throws_ok('select guard.check_call(-1)', 'ZG301', null, 'a call that there is not');

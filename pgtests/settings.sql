@@ -1,6 +1,6 @@
 -- Settings are rows with a unit and a default; a change is checked and audited.
 begin;
-select plan(12);
+select plan(14);
 
 select is(guard.setting('app_timezone'), current_setting('TimeZone'), 'the zone starts as the server''s');
 select is(guard.setting('nope'), null, 'an unknown setting is null');
@@ -19,6 +19,10 @@ select throws_ok(
 select throws_ok($$select guard.set_setting('cooldown_seconds', 'soon')$$, 'ZG003', null, 'nor a number that is none');
 select throws_ok($$select guard.set_setting('cooldown_seconds', null)$$, 'ZG003', null, 'nor nothing');
 select throws_ok($$select guard.set_setting('per_staff', '1')$$, 'ZG003', null, 'nor a truth value that is none');
+select throws_ok($$select guard.set_setting('incident_sample_cap', '1.5')$$, 'ZG003', null, 'nor half an incident');
+select throws_ok(
+    $$select guard.set_setting('alert_retention_days', '99999999')$$, 'ZG003', null, 'nor more days than there are'
+);
 select lives_ok($$select guard.set_setting('cooldown_seconds', '2.5')$$, 'a number can be set');
 
 set local timezone = 'Asia/Tokyo';

@@ -526,3 +526,28 @@ def test_a_rule_is_moved_while_transactions_write(database: str) -> None:
             (5, "inbound"),
             (6, None),
         ]
+
+
+def test_a_month_is_made_while_alerts_are_written(database: str) -> None:
+    """What was written into the default partition before the month was locked is moved, too."""
+    month = "to_char(now() at time zone 'UTC', 'YYYY_MM')"
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"do $$begin execute 'drop table guard.data_consistency_alerts_' || {month}; end$$")
+        with two_sessions(database) as (writer, maker):
+            writer.begin()
+            assert (
+                writer.run(
+                    "insert into guard.data_consistency_alerts (alert_type, severity, entity_type, description)"
+                    " values ('x', 'info', 'call', 'x')"
+                )
+                == DONE
+            )
+            maker.start("select guard.ensure_alert_partitions(now(), 0)")
+            assert maker.is_blocked()
+            assert writer.run("commit") == DONE
+            assert maker.finish() == DONE
+        (moved,) = connection.execute(
+            "select count(*) from guard.data_consistency_alerts"
+            f" where tableoid = to_regclass('guard.data_consistency_alerts_' || {month})"
+        ).fetchone() or (0,)
+    assert moved == 1

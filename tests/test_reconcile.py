@@ -13,6 +13,7 @@ import pytest
 
 from tests.databases import RunGuard
 from tests.processes import start
+from tests.sessions import two_sessions
 
 #: The defects of 1000 legacy calls that guard repairs.
 REPAIRABLE = {
@@ -153,6 +154,58 @@ def test_several_judges_share_the_work(database: str) -> None:
     assert execute(database, "select count(*) from guard.missing_appointment") == [(0,)]
 
 
+def in_background(pool: ThreadPoolExecutor, dsn: str, statement: str) -> Callable[[], object]:
+    return pool.submit(execute, dsn, statement).result
+
+
+def test_no_writer_waits_for_who_waits_for_a_detection(database: str) -> None:
+    """A detection of everything takes minutes; what is judged and repaired meanwhile waits, with no row locked."""
+    execute(database, "insert into companies (id, name) values (1, 'A')")
+    execute(
+        database,
+        """
+        insert into calls (id, company_id, direction, session_outcome, appointment_made, created_at, updated_at)
+        values (1, 1, 'inbound', 'appointment_booked', true, now() - interval '1 hour', now() - interval '1 hour')
+        """,
+    )
+    execute(database, "update guard.pending_checks set due_at = now()")
+    execute(database, "select * from guard.detect('1 day')")
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'advisory'"
+    with psycopg.connect(database) as detection, ThreadPoolExecutor(2) as pool:
+        detection.execute("select * from guard.detect('1 day')")
+        detection.execute("update guard.incidents set last_seen_at = now()")
+        judged = in_background(pool, database, "select judged from guard.judge_pending()")
+        reconciled = in_background(pool, database, "select sum(repaired) from guard.reconcile(false)")
+        until = time.monotonic() + 20
+        while execute(database, waiting) != [(2,)] and time.monotonic() < until:
+            time.sleep(0.05)
+
+        execute(database, "set lock_timeout = '5s'; update calls set status = 'ended' where id = 1")
+        detection.commit()
+        assert judged() == [(1,)]
+        reconciled()
+    assert execute(database, "select appointment_made from calls") == [(False,)]
+    assert execute(database, "select place, message from guard.faults") == []
+
+
+def test_an_appointment_whose_call_is_held_is_left_for_the_next_time(dirty: str) -> None:
+    """Else the holder, coming for the appointment, would meet a deadlock; and what he wrote would count as a repair."""
+    reconcile = "select repaired, queued from guard.reconcile(false, 'orphaned_appointment')"
+    with psycopg.connect(dirty) as writer, psycopg.connect(dirty, options="-c lock_timeout=5s") as repairer:
+        writer.execute(
+            """
+            update calls set status = 'rung off' where booking_id in (
+                select a.calcom_v2_booking_id from appointments as a inner join guard.orphaned_appointment as o
+                on a.id = o.entity_id
+            )
+            """
+        )
+        assert repairer.execute(reconcile).fetchall() == [(0, 10)]
+    assert execute(dirty, reconcile) == [(10, 0)]
+    changed = """{"changes": [{"column": "status"}]}"""
+    assert execute(dirty, f"select count(*) from guard.data_consistency_alerts where metadata @> '{changed}'") == [(0,)]
+
+
 @pytest.fixture
 def booking(database: str) -> Iterator[psycopg.Connection]:
     """A session that has written an appointment for call 1 and not committed it; the call's grace is over."""
@@ -169,9 +222,14 @@ def booking(database: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-@pytest.mark.parametrize("follow", ["correct", "observe"])
-def test_a_booking_under_way_is_not_taken_back(database: str, booking: psycopg.Connection, follow: str) -> None:
+@pytest.mark.parametrize("follow", ["correct", "observe", "off"])
+@pytest.mark.parametrize("key", ["with a foreign key", "without"])
+def test_a_booking_under_way_is_not_taken_back(
+    database: str, booking: psycopg.Connection, follow: str, key: str
+) -> None:
     execute(database, f"select guard.set_rule('inconsistent_link_status', '{follow}')")
+    if key == "without":
+        execute(database, "alter table appointments drop constraint appointments_call_id_fkey")
     booking.execute("insert into appointments (company_id, call_id) values (1, 1)")
 
     assert execute(database, "select * from guard.judge_pending()") == [(1, 1)]
@@ -183,6 +241,38 @@ def test_a_booking_under_way_is_not_taken_back(database: str, booking: psycopg.C
     assert execute(
         database, "select count(*) from guard.incidents where rule = 'missing_appointment' and status = 'open'"
     ) == [(0,)]
+
+
+def test_undo_sees_what_was_written_while_it_waited(dirty: str) -> None:
+    [(call,)] = execute(dirty, "select min(entity_id) from guard.missing_direction")
+    execute(dirty, "select * from guard.reconcile(false, 'missing_direction')")
+    execute(dirty, "select guard.set_rule(r.rule, 'observe') from guard.rules as r")
+    with two_sessions(dirty) as (writer, operator):
+        writer.begin()
+        assert writer.run(f"update calls set direction = 'outbound' where id = {call}") == "done"
+        operator.start("select * from guard.undo(now() - interval '1 hour')")
+        assert operator.is_blocked()
+        assert writer.run("commit") == "done"
+        assert operator.finish() == "done"
+
+    assert execute(dirty, f"select direction from calls where id = {call}") == [("outbound",)]
+    assert execute(dirty, "select count(*) from calls where direction is null") == [(9,)]
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+@pytest.mark.parametrize("follow", ["correct", "observe"])
+def test_a_booking_made_since_the_snapshot_is_not_taken_back(
+    database: str, booking: psycopg.Connection, follow: str, isolation: str
+) -> None:
+    execute(database, f"select guard.set_rule('inconsistent_link_status', '{follow}')")
+    with two_sessions(database, isolation) as (judge, _):
+        judge.begin()
+        booking.execute("insert into appointments (company_id, call_id) values (1, 1)")
+        booking.commit()
+        assert judge.run("select * from guard.judge_pending()") in {"done", "40001"}
+        judge.run("commit")
+
+    assert execute(database, "select appointment_made, session_outcome from calls") == [(True, "appointment_booked")]
 
 
 def test_incidents_are_worked_by_command(adopted: str, guard: RunGuard) -> None:

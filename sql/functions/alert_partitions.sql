@@ -25,6 +25,8 @@ begin
         execute format(
             'create table guard.%I (like guard.data_consistency_alerts including defaults including constraints)', v_name
         );
+        -- what is written meanwhile would stand in the way of attaching
+        lock table guard.data_consistency_alerts_default in access exclusive mode;
         execute format(
             'with moved as ('
             '    delete from guard.data_consistency_alerts_default where detected_at >= %L and detected_at < %L returning *'

@@ -106,6 +106,8 @@ comment on function guard.calls_follow(bigint[]) is
 'Bring the flags of calls in line with the appointments that they have after losing or moving some.';
 
 -- Calls outside the rollout, or all of them at observe: those that no longer say what their appointments say.
+-- Where phantom bookings are taken back, the key lock that a foreign key would take tells of a booking under way; there
+-- need not be a foreign key. Locks: FOR KEY SHARE on the calls, then.
 create or replace function guard.record_link_status(p_calls bigint[])
 returns void
 language plpgsql
@@ -114,7 +116,15 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_calls bigint[] := array(
+    v_calls bigint[];
+begin
+    if exists (
+        select from guard.rules as r
+        where r.rule = 'missing_appointment' and r.mode::text = any('{correct,enforce}')
+    ) then
+        perform from public.calls as c where c.id = any(p_calls) order by c.id for key share;
+    end if;
+    v_calls := array(
         select c.id
         from public.calls as c
         where
@@ -123,7 +133,6 @@ declare
             and exists (select from public.appointments as a where a.call_id = c.id)
             is distinct from (coalesce(c.appointment_link_status = 'linked', false) and c.appointment_made is true)
     );
-begin
     if v_calls <> '{}' then
         perform guard.record_violations('inconsistent_link_status', v_calls, v_calls);
     end if;

@@ -25,10 +25,11 @@ begin
         select r.rule from guard.rules as r where r.severity <> 'info' and r.rule = coalesce(p_rule, r.rule) order by r.rule
     loop
         insert into guard.baseline as b (rule, entity_type, entity_id, company_id)
-        select r.rule, r.entity_type, v.entity_id, v.company_id
+        select distinct on (v.entity_id) r.rule, r.entity_type, v.entity_id, v.company_id
         from guard.rules as r
         cross join lateral guard.find_violations(r.rule) as v
-        where r.rule = take_baseline.rule
+        where r.rule = take_baseline.rule and v.entity_id is not null
+        order by v.entity_id
         on conflict on constraint baseline_pkey do update set marked_at = now(), cleared_at = null
         where b.cleared_at is not null;
         get diagnostics marked = row_count;
@@ -52,7 +53,7 @@ $$;
 comment on function guard.take_baseline(text) is
 'Mark what breaks the rules now as known; returns how many rows of each were marked.';
 
--- Looks up every marked row, by its id, and notes which are sound now.
+-- Looks up every marked row, by its id, and notes which are sound now. The nightly look at everything does it, too.
 create or replace function guard.refresh_baseline()
 returns table (rule text, marked bigint, standing bigint, marked_at timestamp with time zone)
 language plpgsql
@@ -64,18 +65,26 @@ declare
     v_rule text;
 begin
     if not pg_is_in_recovery() then
+        perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
         for v_rule in select distinct b.rule from guard.baseline as b where b.cleared_at is null loop
-            update guard.baseline as b
-            set cleared_at = now()
-            where
-                b.rule = v_rule
-                and b.cleared_at is null
-                and b.entity_id <> all(array(
+            begin
+                update guard.baseline as b
+                set cleared_at = now()
+                from (
+                    select k.entity_id from guard.baseline as k where k.rule = v_rule and k.cleared_at is null
+                    except
                     select v.entity_id
                     from guard.find_violations(v_rule, p_ids => array(
                         select k.entity_id from guard.baseline as k where k.rule = v_rule and k.cleared_at is null
                     )) as v
-                ));
+                ) as gone
+                where b.rule = v_rule and b.entity_id = gone.entity_id;
+            exception
+                when serialization_failure or deadlock_detected or lock_not_available then
+                    raise;
+                when others then
+                    null; -- the view fails, or is no more: nothing is known to be cleared
+            end;
         end loop;
     end if;
     return query

@@ -86,7 +86,13 @@ begin
         into violations, v_ids, v_found
         from (
             select w.*, row_number() over (order by w.occurred_at desc nulls last) as place
-            from guard.find_violations(p_rule, p_since, p_ids) as w
+            from (
+                -- a view that joins may show a row more than once
+                select distinct on (f.entity_id) f.*
+                from guard.find_violations(p_rule, p_since, p_ids) as f
+                where f.entity_id is not null
+                order by f.entity_id, f.occurred_at desc nulls last
+            ) as w
             where not exists (
                 select from guard.baseline as b
                 where b.rule = p_rule and b.entity_id = w.entity_id and b.cleared_at is null
@@ -101,13 +107,13 @@ begin
                 and i.entity_type = v_rule.entity_type
                 and i.status <> 'resolved'
                 and (p_ids is null or i.entity_id = any(p_ids))
-            except all
+            except
             select unnest(v_ids)
         );
         if v_standing <> '{}' and p_ids is null then
             v_standing := array(
                 select unnest(v_standing)
-                except all
+                except
                 select w.entity_id from guard.find_violations(p_rule, p_ids => v_standing) as w
             );
         end if;
@@ -169,7 +175,11 @@ begin
         return;
     end if;
     perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
-    v_since := case when p_window < interval '1000 years' then now() - p_window else '-infinity' end;
+    -- everything: rows too that do not say when they were written
+    v_since := case when p_window < interval '1000 years' then now() - p_window end;
+    if v_since is null then
+        perform guard.refresh_baseline(); -- what comes back later is news
+    end if;
     return query
     select r.rule, r.severity, d.violations, d.new_incidents
     from (select e.* from guard.rules as e where e.mode <> 'off' order by e.rule) as r
@@ -240,7 +250,8 @@ comment on function guard.check_call(bigint) is
 'Every rule against one call and its appointments, and their incidents brought up to date.';
 
 -- What was noted as suspicious and whose grace has passed: judged, and repaired where the rule stands at correct or
--- enforce. Several sessions share the work: each takes what no other has locked. A crash loses nothing: what was taken
+-- enforce. Several sessions share the work: each takes what no other has locked. Locks: those of
+-- pending_checks, where no writer waits for them; then that of open_incidents, before any call or appointment. A crash loses nothing: what was taken
 -- comes back with the rollback.
 create or replace function guard.judge_pending(p_limit integer = 1000)
 returns table (judged integer, found integer)
@@ -265,7 +276,10 @@ begin
             p.ctid = any(array(
                 select d.ctid
                 from guard.pending_checks as d
-                where d.due_at <= now()
+                where
+                    d.due_at <= now()
+                    -- no grace is longer: the clock was set back since
+                    or d.due_at > now() + (select max(r.grace) + interval '1 minute' from guard.rules as r)
                 order by d.due_at
                 limit greatest(p_limit, 0)
                 for update skip locked
@@ -273,8 +287,8 @@ begin
         returning p.call_id, p.appointment_id
     )
     select
-        array_agg(t.call_id) filter (where t.call_id is not null),
-        array_agg(t.appointment_id) filter (where t.appointment_id is not null),
+        array_agg(distinct t.call_id) filter (where t.call_id is not null),
+        array_agg(distinct t.appointment_id) filter (where t.appointment_id is not null),
         count(*)
     into v_calls, v_appointments, v_judged
     from taken as t;

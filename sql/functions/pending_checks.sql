@@ -4,6 +4,7 @@
 -- Event-driven detection: what a write leaves suspicious is looked at once its grace has passed, by guard.judge_pending.
 -- Who listens on the channel guard_pending hears of it at once.
 
+-- What waits already is noted again: whoever judges it may not see this write, and must not be waited for.
 -- Locks: ROW EXCLUSIVE on pending_checks.
 create or replace function guard.note_suspects(p_entity_type text, p_ids bigint[])
 returns void
@@ -21,11 +22,8 @@ begin
         case p_entity_type when 'call' then s.id end,
         case p_entity_type when 'appointment' then s.id end,
         now() + (select max(r.grace) from guard.rules as r)
-    from unnest(p_ids) as s (id)
-    on conflict do nothing;
-    if found then
-        perform pg_notify('guard_pending', '');
-    end if;
+    from unnest(p_ids) as s (id);
+    perform pg_notify('guard_pending', '');
 end
 $$;
 

@@ -37,6 +37,8 @@ begin
     if pg_is_in_recovery() or not pg_try_advisory_xact_lock(hashtext('guard.reconcile')) then
         return;
     end if;
+    -- a detection holds the incidents that it refreshes: waited for now, and not with the rows of a batch locked
+    perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
     -- phantom bookings last: other repairs tell which they are
     for rule in
         select r.rule
@@ -52,6 +54,16 @@ begin
             v_ids := array(
                 select v.entity_id from guard.find_violations(rule, p_after => last_id, p_limit => p_batch) as v
             );
+        exception
+            when serialization_failure or deadlock_detected or lock_not_available then
+                raise;
+            when others then
+                if p_rule is not null then
+                    raise;
+                end if;
+                continue; -- guard.detect says so: rule_failed
+        end;
+        begin
             examined := cardinality(v_ids);
             is_last := examined < p_batch;
             last_id := coalesce(v_ids[examined], last_id);

@@ -50,6 +50,8 @@ begin
     if
         p_value is null
         or (v_before.default_value ~ '^\d+(\.\d+)?$' and p_value !~ '^\d{1,9}(\.\d{1,6})?$')
+        -- what is counted is whole
+        or (v_before.unit::text = any('{days,incidents,attempts,failures,successes}') and p_value !~ '^\d{1,6}$')
         or (v_before.default_value in ('true', 'false') and p_value not in ('true', 'false'))
     then
         raise exception using

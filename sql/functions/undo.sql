@@ -3,7 +3,8 @@
 -- Puts back what guard.repair changed since a moment, from the before-values in the alerts: not what triggers corrected
 -- as an application wrote. A value that was changed since, by whomever, is left as it is and counted as skipped.
 -- The rules must be lowered first, or the rows would be repaired again as they are written.
--- Locks: the rows of the batch. Raises ZG406 (a rule is in the way), ZG407 (no moment given), ZG405 (no such batch).
+-- Locks: the rows of the batch, calls first; it waits for who holds them.
+-- Raises ZG406 (a rule is in the way), ZG407 (no moment given), ZG405 (no such batch).
 
 -- p_batch rows a call, and the caller loops until it gets none. restored and skipped count values. An alert whose
 -- changes were gone through says so: metadata.undone.
@@ -16,6 +17,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_standing text;
+    v_calls bigint[];
+    v_appointments bigint[];
     v_plan jsonb;
     v_entity record;
 begin
@@ -37,7 +40,8 @@ begin
         and exists (
             select from guard.data_consistency_alerts as a
             where
-                a.alert_type = r.rule
+                -- calls would follow an appointment that is put back
+                (a.alert_type = r.rule or (r.rule = 'inconsistent_link_status' and a.entity_type = 'appointment'))
                 and a.detected_at >= p_since
                 and a.metadata @> '{"by": "repair"}'
                 and not a.metadata ? 'undone'
@@ -49,37 +53,94 @@ begin
             hint = format('First: select guard.set_rule(%L, %L)', v_standing, 'observe');
     end if;
 
-    -- for each value: what it was before the first repair, and whether it is what the last repair made of it
-    with picked as (
+    select
+        array_agg(p.entity_id) filter (where p.entity_type = 'call'),
+        array_agg(p.entity_id) filter (where p.entity_type = 'appointment')
+    into v_calls, v_appointments
+    from (
         select distinct a.entity_type, a.entity_id
         from guard.data_consistency_alerts as a
         where
             a.detected_at >= p_since and a.metadata @> '{"by": "repair"}' and not a.metadata ? 'undone'
         limit p_batch
-    ),
-    noted as (
+    ) as p;
+    -- a statement of its own for the judgement: it sees what those committed who held the rows before
+    perform from public.calls as c where c.id = any(v_calls) order by c.id for no key update;
+    perform from public.appointments as a where a.id = any(v_appointments) order by a.id for no key update;
+
+    -- For each value: what it was before the first repair, and whether it is what the last repair made of it. Where
+    -- somebody else wrote it between two repairs, what he wrote is what it was. Values are compared as their columns
+    -- have them: an alert holds a moment as the session's time zone printed it. Generated columns follow by themselves.
+    with noted as (
         update guard.data_consistency_alerts as a
         set metadata = a.metadata || '{"undone": true}', updated_at = now()
-        from picked as p
         where
-            a.entity_type = p.entity_type
-            and a.entity_id = p.entity_id
+            (
+                (a.entity_type = 'call' and a.entity_id = any(v_calls))
+                or (a.entity_type = 'appointment' and a.entity_id = any(v_appointments))
+            )
             and a.detected_at >= p_since
             and a.metadata @> '{"by": "repair"}'
             and not a.metadata ? 'undone'
         returning a.id, a.alert_type, a.entity_type, a.entity_id, a.metadata
     ),
-    changed as (
+    steps as (
         select
+            n.id,
+            n.alert_type,
             n.entity_type,
             n.entity_id,
             m."column",
-            (array_agg(n.alert_type order by n.id))[1] as rule,
-            (array_agg(m.before order by n.id))[1] as before,
-            (array_agg(m.after order by n.id desc))[1] as after
+            v.before,
+            v.after,
+            row_number() over step > 1 and lag(v.after) over step is distinct from v.before as is_anew
         from noted as n
         cross join lateral jsonb_to_recordset(n.metadata -> 'changes') as m ("column" text, before jsonb, after jsonb)
-        group by n.entity_type, n.entity_id, m."column"
+        inner join pg_catalog.pg_attribute as col
+            on
+                col.attrelid = to_regclass(format('public.%I', n.entity_type || 's'))
+                and col.attname = m."column"
+                and col.attgenerated = ''
+        cross join lateral (
+            select
+                nullif(as_column.row_before -> m."column", 'null') as before,
+                nullif(as_column.row_after -> m."column", 'null') as after
+            from (
+                select
+                    to_jsonb(jsonb_populate_record(null::public.calls, jsonb_build_object(m."column", m.before)))
+                    as row_before,
+                    to_jsonb(jsonb_populate_record(null::public.calls, jsonb_build_object(m."column", m.after)))
+                    as row_after
+                where n.entity_type = 'call'
+                union all
+                select
+                    to_jsonb(jsonb_populate_record(null::public.appointments, jsonb_build_object(m."column", m.before))),
+                    to_jsonb(jsonb_populate_record(null::public.appointments, jsonb_build_object(m."column", m.after)))
+                where n.entity_type = 'appointment'
+            ) as as_column
+        ) as v
+        window step as (partition by n.entity_type, n.entity_id, m."column" order by n.id)
+    ),
+    chained as (
+        select
+            s.*,
+            count(*) filter (where s.is_anew) over (
+                partition by s.entity_type, s.entity_id, s."column" order by s.id desc
+                rows between unbounded preceding and 1 preceding
+            ) as begun_later
+        from steps as s
+    ),
+    changed as (
+        select
+            c.entity_type,
+            c.entity_id,
+            c."column",
+            (array_agg(c.alert_type order by c.id))[1] as rule,
+            (array_agg(c.before order by c.id))[1] as before,
+            (array_agg(c.after order by c.id desc))[1] as after
+        from chained as c
+        where c.begun_later = 0
+        group by c.entity_type, c.entity_id, c."column"
     )
     select jsonb_agg(jsonb_build_object(
         'entity_type', g.entity_type, 'entity_id', g.entity_id, 'column', g."column", 'rule', g.rule,
@@ -87,12 +148,12 @@ begin
         'is_possible', coalesce(
             case g.entity_type
                 when 'call' then (
-                    select nullif(to_jsonb(c) -> g."column", 'null') is not distinct from nullif(g.after, 'null')
+                    select nullif(to_jsonb(c) -> g."column", 'null') is not distinct from g.after
                     from public.calls as c
                     where c.id = g.entity_id
                 )
                 else (
-                    select nullif(to_jsonb(a) -> g."column", 'null') is not distinct from nullif(g.after, 'null')
+                    select nullif(to_jsonb(a) -> g."column", 'null') is not distinct from g.after
                     from public.appointments as a
                     where a.id = g.entity_id
                 )
@@ -116,10 +177,10 @@ begin
         group by p.entity_type
         order by p.entity_type
     loop
-        -- no trigger has calls follow, and none records what is put back on purpose
+        -- no trigger has calls follow, and none records what is put back on purpose; a CHECK of guard's lets it through
         perform set_config('guard.writer', pg_trigger_depth()::text, true), set_config('guard.repair', 'undo', true);
         execute format(
-            'update public.%1$I as t set %2$s'
+            'update public.%1$I as t set %2$s, guard_corrections = $3'
             ' from ('
             '    select p.entity_id, jsonb_object_agg(p."column", p.before) as vals'
             '    from jsonb_to_recordset($1) as p'
@@ -130,7 +191,11 @@ begin
             ' cross join lateral jsonb_populate_record(null::public.%1$I, u.vals) as r'
             ' where t.id = u.entity_id',
             v_entity.entity_type || 's', v_entity.assignments
-        ) using v_plan, v_entity.entity_type;
+        ) using v_plan, v_entity.entity_type, (
+            select jsonb_agg(jsonb_build_object('rule', r.rule, 'mode', 'pass'))
+            from guard.rules as r
+            where r.entity_type = v_entity.entity_type and r.constraint_kind = 'check'
+        );
         perform set_config('guard.writer', '', true), set_config('guard.repair', '', true);
     end loop;
 

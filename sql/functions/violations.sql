@@ -97,7 +97,7 @@ begin
         errcode = '01ZG0',
         message = format('guard could not do its part in %s: %s', p_place, p_message),
         hint = 'The write went through. Run guard verify.';
-    insert into guard.faults (place, errcode, message) values (p_place, p_errcode, p_message);
+    insert into guard.faults (place, errcode, message) values (p_place, p_errcode, guard.mask_phones(p_message));
 exception
     when serialization_failure or deadlock_detected then
         raise;
