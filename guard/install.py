@@ -194,10 +194,18 @@ def _drop(session: Session, objects: list[ledger.SqlObject]) -> list[str]:
     return [f"dropped {obj}" for obj in [*triggers, *others]]
 
 
-def rollback(session: Session, progress: Progress, *, to: str | None = None, everything: bool = False) -> list[str]:
+def rollback(
+    session: Session,
+    progress: Progress,
+    *,
+    to: str | None = None,
+    everything: bool = False,
+    save: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Undo the last apply, or all applies down to migration `to`, or everything. Returns what was done, a line each.
 
     With `everything` the schema is as it was before guard: only what guard added is removed, and corrections stay.
+    `save` is called before anything is undone with which rows of guard's own may go.
     Raises GuardError for an unknown migration and where there is nothing to undo.
     """
     worker = session.worker
@@ -212,6 +220,8 @@ def rollback(session: Session, progress: Progress, *, to: str | None = None, eve
             raise GuardError(f"Migration {to} is not applied here.", fix=f"Applied are: {', '.join(reversed(ids))}.")
         target_run, target_migration = (None, None) if everything else _target(worker, to)
         undone = [m for m in applied if target_migration is None or m.id > target_migration]
+        if undone:
+            save()
         if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
             done += _restore_objects(session, progress, target_run)
         for position, migration in enumerate(undone):

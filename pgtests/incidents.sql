@@ -1,6 +1,6 @@
 -- What a person does about an incident.
 begin;
-select plan(19);
+select plan(20);
 
 insert into public.companies (id, name) values (1, 'A');
 update guard.rules set mode = 'off';
@@ -58,6 +58,10 @@ select results_eq(
     $$select status = 'resolved' and is_false and resolved_by = session_user
     from guard.set_incident((select id from seen), 'resolved', p_is_false => true)$$,
     array[true], 'nothing was wrong'
+);
+select throws_ok(
+    $$select guard.set_incident((select id from seen), 'snoozed', p_snoozed_until => '2100-01-01')$$, 'ZG403', null,
+    'what is resolved is not snoozed'
 );
 select lives_ok('select * from guard.detect()', 'seen once more');
 select is((select status from guard.incidents), 'resolved', 'what was false stays quiet');

@@ -56,6 +56,17 @@ def test_corrections_stay_and_the_values_before_them_are_saved(adopted: str, tmp
     assert query(adopted, "select direction from calls where id = 10") == [("inbound",)]
 
 
+def test_rows_are_saved_before_a_part_is_rolled_back_too(adopted: str, tmp_path: Path, guard: RunGuard) -> None:
+    with psycopg.connect(adopted, autocommit=True) as connection:
+        connection.execute("select guard.queue_review(1, 'asked')")
+
+    done = guard(adopted, "rollback", "--to", "0012.index-appointments-period", "--export-to", str(tmp_path))
+
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in next(tmp_path.iterdir()).read_text().splitlines()]
+    assert [line["row"]["reason"] for line in lines if line["table"] == "manual_review_queue"] == ["asked"]
+
+
 def test_export_is_told_in_json_too(adopted: str, tmp_path: Path, guard: RunGuard) -> None:
     done = guard(adopted, "rollback", "--all", "--export-to", str(tmp_path), "--json")
     assert json.loads(done.stdout)["export"] == str(next(tmp_path.iterdir()))

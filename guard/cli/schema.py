@@ -79,16 +79,16 @@ def apply(state: State, own_rules: Path | None, app_timezone: str | None, prune:
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
     default=".",
     show_default=True,
-    help="With --all: the folder for the file that guard's rows are saved in first.",
+    help="The folder for the file that guard's rows are saved in first.",
 )
 @json_option
 @pass_state
 def rollback(state: State, to: str | None, everything: bool, export_to: Path) -> None:
     """Undo the last apply, or more.
 
-    Objects get the text that they had before; migrations are rolled back. With --all the schema is as it was before
-    guard; the application's rows stay as they are, corrections included, and the values before them are saved to a
-    file first.
+    Objects get the text that they had before; migrations are rolled back, and where that is so, guard's own rows, with
+    the values before every correction, are saved to a file first. With --all the schema is as it was before guard. The
+    application's rows stay as they are, corrections included.
 
     \b
     Examples:
@@ -99,18 +99,23 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
     if to is not None and everything:
         raise click.UsageError("--to and --all exclude each other.")
     with install.exclusive(database.resolve_dsn(state.dsn)) as session, _bar(state) as bar:
-        exported = install.export(session.worker, export_to) if everything else None
-        if exported is not None:
-            state.err.print(f"Guard's rows, with the values before every correction, are saved in {exported}.")
+        exported: list[Path | None] = [None]
+
+        def save() -> None:
+            exported[0] = install.export(session.worker, export_to)
+            if exported[0] is not None:
+                state.err.print(f"Guard's rows, with the values before every correction, are saved in {exported[0]}.")
+
         task = bar.add_task("rollback", total=None)
         done = install.rollback(
             session,
             lambda what, position, total: bar.update(task, description=what, completed=position, total=total),
             to=to,
             everything=everything,
+            save=save,
         )
     if state.as_json:
-        state.print_json({"done": done, "export": exported})
+        state.print_json({"done": done, "export": exported[0]})
     else:
         for line in done:
             state.out.print(line)

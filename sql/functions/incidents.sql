@@ -4,7 +4,8 @@
 --
 -- One incident per defect. Detection opens and refreshes it, and resolves it once the defect is gone; a person may
 -- acknowledge, snooze, assign or resolve it, or say that nothing was wrong.
--- Raises ZG401 (no such incident), ZG402 (no such status, or a snooze that is over), ZG403 (nothing to change).
+-- Raises ZG401 (no such incident), ZG402 (no such status, or a snooze that is over), ZG403 (nothing to change, or
+-- resolved already).
 
 -- p_found: [{"rule", "severity", "entity_type", "entity_id", "company_id", "subject", "occurred_at", "description",
 -- "details"}]; where there is no entity_id the subject tells incidents of one rule apart. Returns how many are new, or
@@ -205,7 +206,13 @@ begin
         raise exception using
             errcode = 'ZG401',
             message = format('there is no incident %s', coalesce(p_id::text, 'null')),
-            hint = 'guard incidents list';
+            hint = 'guard incidents list shows them.';
+    end if;
+    if v_before.status = 'resolved' and p_status in ('acknowledged', 'snoozed') then
+        raise exception using
+            errcode = 'ZG403',
+            message = format('incident %s is resolved already', p_id),
+            hint = 'It opens again by itself if the defect comes back.';
     end if;
     update guard.incidents as i
     set
