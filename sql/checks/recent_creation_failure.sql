@@ -19,6 +19,8 @@ from public.calls as c
 inner join guard.rules as r on r.rule = 'recent_creation_failure'
 where
     c.session_outcome::text = any('{creation_failed,booking_failed}')
+    -- a phantom booking that guard took back is reported as what it was
+    and c.booking_failure_reason is distinct from 'missing_appointment'
     and greatest(guard.instant(c.created_at), guard.instant(c.updated_at)) >= now() - r.detection_window
     -- what an index can look for: a booking is tried within a day of its call, whatever the zone of its timestamps
     and c.created_at >= now() - r.detection_window - interval '2 days';

@@ -40,7 +40,12 @@ as $$
             end
         from jsonb_to_recordset(p_report -> 'rules') as r (rule text, severity text, mode text, standing bigint)
         inner join guard.rules as u on r.rule = u.rule and u.repairable
-        where r.standing > 0 and r.severity <> 'info'
+        where
+            r.severity <> 'info'
+            -- what was queued for a person has been tried
+            and r.standing > (
+                select count(*) from guard.manual_review_queue as q where q.reason = r.rule and q.status <> 'resolved'
+            )
         having count(*) > 0
         union all
         select
