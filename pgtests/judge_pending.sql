@@ -51,7 +51,9 @@ select results_eq(
     $$values ('appointment', 2::bigint)$$, 'as what they are'
 );
 insert into guard.pending_checks (call_id, due_at) values (1, now() + interval '3 hours');
-select results_eq('select judged from guard.judge_pending()', array[1], 'nor does what a clock noted that was set back');
+select results_eq(
+    'select judged from guard.judge_pending()', array[1], 'what a clock noted that was set back does not wait for it'
+);
 delete from public.appointments where id = 2;
 select results_eq('select rule from guard.check_call(1)', array[]::text[], 'the call is sound again');
 select throws_ok('select guard.check_call(-1)', 'ZG301', null, 'a call that there is not');

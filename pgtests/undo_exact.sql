@@ -45,7 +45,8 @@ select is(
 
 select is((select session_outcome from public.calls where id = 2), 'voicemail', 'what was written in between stays');
 select results_eq(
-    'select id, to_jsonb(c) - ''{updated_at,guard_corrections}''::text[] from public.calls as c where id <> 2 order by 1',
+    $$select id, to_jsonb(c) - '{updated_at,guard_corrections}'::text[] from public.calls as c
+    where id <> 2 order by 1$$,
     'select id, content from before where id <> 2 order by 1', 'all else is as it was'
 );
 select is((select call_id from public.appointments where id = 5), null, 'an appointment too');
