@@ -1,6 +1,6 @@
 -- Repairs can be taken back, as long as nobody has changed the values since.
 begin;
-select plan(12);
+select plan(14);
 
 insert into public.companies (id, name) values (1, 'A');
 update guard.rules set mode = 'off';
@@ -24,6 +24,9 @@ union all
 select 'appointment', to_jsonb(a) - 'guard_corrections' from public.appointments as a;
 create temporary table before as select * from rows;
 
+select is(
+    (select marked from guard.take_baseline('missing_direction') where marked > 0), 2::bigint, 'two defects are known'
+);
 update guard.rules set mode = 'correct' where enforceable;
 select is((select sum(repaired)::integer from guard.reconcile(false)), 5, 'five repairs');
 select throws_ok(
@@ -51,6 +54,10 @@ select results_eq(
 );
 select results_eq(
     $$select 'undo'::text from guard.audit_log where action = 'undo'$$, array['undo'], 'it is audited'
+);
+select results_eq(
+    'select entity_id from guard.baseline where cleared_at is null', array[1::bigint],
+    'what was known before it was repaired is known again'
 );
 select is(nullif(current_setting('guard.repair', true), ''), null, 'nothing is left behind in the session');
 

@@ -199,6 +199,16 @@ begin
         perform set_config('guard.writer', '', true), set_config('guard.repair', '', true);
     end loop;
 
+    -- what the baseline knew, and a repair cleared, is known again
+    update guard.baseline as b
+    set cleared_at = null
+    from (
+        select distinct p.entity_type, p.entity_id
+        from jsonb_to_recordset(v_plan) as p (entity_type text, entity_id bigint, is_possible boolean)
+        where p.is_possible
+    ) as u
+    where b.entity_type = u.entity_type and b.entity_id = u.entity_id and b.cleared_at >= p_since;
+
     return query
     select p.rule, count(*) filter (where p.is_possible), count(*) filter (where not p.is_possible)
     from jsonb_to_recordset(v_plan) as p (rule text, is_possible boolean)
