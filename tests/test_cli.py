@@ -143,7 +143,36 @@ def test_traceback_only_with_debug(legacy: str, guard: RunGuard) -> None:
     debugged = guard(legacy, "--debug", "rules", "list")
     assert debugged.returncode == 1
     assert "Traceback (most recent call last)" in debugged.stderr
-    assert "guard.errors.GuardError: Guard is not installed in this database." in debugged.stderr
+    assert "guard.errors.NotInstalledError: Guard is not installed in this database." in debugged.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("incidents", "list"),
+        ("incidents", "show", "1"),
+        ("incidents", "resolve", "1"),
+        ("incidents", "baseline"),
+        ("call", "1"),
+        ("notify", "--list"),
+        ("notify",),
+        ("undo", "--since", "2h"),
+        ("reconcile",),
+        ("review", "list"),
+        ("review", "take"),
+        ("intents", "list"),
+        ("intents", "recover"),
+        ("jobs", "run", "detect"),
+        ("settings", "list"),
+        ("kpis",),
+        ("breaker", "list"),
+    ],
+    ids=" ".join,
+)
+def test_guard_is_not_installed(arguments: tuple[str, ...], legacy: str) -> None:
+    refused = invoke(legacy, *arguments)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr == "guard: Guard is not installed in this database. Run guard apply.\n"
 
 
 def test_exit_statuses(legacy: str, make_database: MakeDatabase) -> None:

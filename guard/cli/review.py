@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from guard import booking
+from guard import booking, database
 from guard.cli.base import State, cell, json_option, local_time, pass_state
 from guard.errors import GuardError
 
@@ -221,6 +221,8 @@ def call(state: State, call_id: int) -> None:
     Example:
       guard call 20001
     """
+    with state.connect() as connection:
+        database.require_installed(connection, "incidents")
     calls = state.query(
         """
         select
