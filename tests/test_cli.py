@@ -212,6 +212,13 @@ def test_narrow_terminal(adopted: str) -> None:
     shown = invoke(adopted, "settings", "list", COLUMNS="80").stdout
     assert set(settings) <= {line.split(" ")[0] for line in shown.splitlines()}
     assert max(map(len, shown.splitlines())) <= 80
+    assert invoke(adopted, "jobs", "run", "detect").exit_code == 0
+    jobs = invoke(adopted, "jobs", "list", COLUMNS="80").stdout
+    assert re.search(r"^detect  .* succeeded +[-0-9]+ \d\d:\d\d$", jobs, re.MULTILINE), jobs
+    for width, known in (("80", False), ("140", True)):
+        found = invoke(adopted, "incidents", "list", COLUMNS=width).stdout
+        assert re.search(r" critical  open +appointment_made_mismatch +call \d+ ", found), found
+        assert ("company" in found) == known
 
 
 def test_exit_statuses(legacy: str, make_database: MakeDatabase) -> None:

@@ -74,12 +74,12 @@ class State:
         widths = [max(map(_width, [_title(name), *(row[i].plain for row in texts)])) for i, name in enumerate(columns)]
         sentences = [any(" " in row[i].plain and _width(row[i].plain) > _SENTENCE for row in texts) for i in shown]
         needed = [min(width, _SENTENCE) if sentences[i] else width for i, width in enumerate(widths)]
-        while sum(needed[i] + 1 for i in shown) - 1 > self.out.width:
-            spare = [i for i in shown if columns[i].startswith("?")]
-            if not spare:
-                break
-            shown.remove(spare[-1])
-        fits = sum(needed[i] + 1 for i in shown) - 1 <= self.out.width
+        # two blanks between two columns
+        room = self.out.width - sum(needed) - 2 * (len(columns) - 1)
+        for i in reversed(range(len(columns))):
+            if room < 0 and columns[i].startswith("?"):
+                shown.remove(i)
+                room += needed[i] + 2
         table = Table(
             title=title,
             title_justify="left",
@@ -93,7 +93,7 @@ class State:
                 _title(columns[i]),
                 justify="right" if "#" in columns[i][:2] else "left",
                 overflow="fold",
-                no_wrap=fits and not sentences[i],
+                no_wrap=room >= 0 and not sentences[i],
             )
         for row in texts:
             table.add_row(*(row[i] for i in shown))

@@ -201,7 +201,7 @@ def _override(state: State, key: str, override: str, reason: str) -> None:
 
 def _table(state: State, found: Sequence[Circuit]) -> Table:
     return state.table(
-        ("circuit", "state", "#failures", "again in", "?last error", "?opened", "?#successes", "?node"),
+        ("circuit", "state", "?#failures", "again in", "?last error", "?opened", "?#successes", "?node"),
         [
             (
                 c["circuit_key"],

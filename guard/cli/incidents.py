@@ -68,7 +68,7 @@ def list_incidents(state: State, status: str, rule: str | None, company: int | N
         state.out.print("Nothing stands open." if status == "standing" else "Nothing found.")
     else:
         state.print_table(
-            ("#id", "severity", "status", "rule", "entity", "since", "?assignee", "?#times", "?#company"),
+            ("#id", "severity", "status", "rule", "entity", "?since", "?assignee", "?#times", "?#company"),
             [
                 (
                     r["id"],

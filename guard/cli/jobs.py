@@ -47,7 +47,7 @@ def list_jobs(state: State) -> None:
         state.print_json(found)
         return
     state.print_table(
-        ("job", "schedule", "run by", "last run", "status", "next run"),
+        ("job", "schedule", "?run by", "last run", "status", "next run"),
         [
             (
                 job["job"],

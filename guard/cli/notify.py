@@ -99,7 +99,7 @@ def _list(state: State) -> None:
         return
     if found:
         state.print_table(
-            ("#id", "status", "channel", "title", "#attempts", "next", "error"),
+            ("#id", "status", "channel", "title", "?#attempts", "?next", "error"),
             [
                 (
                     row["id"],
