@@ -221,6 +221,17 @@ def test_narrow_terminal(adopted: str) -> None:
         assert ("company" in found) == known
 
 
+def test_circuit_that_is_forced_open_waits_for_its_reset(adopted: str) -> None:
+    assert invoke(adopted, "breaker", "open", "a:b", "--reason", "test").exit_code == 0
+    listed = invoke(adopted, "breaker", "list").stdout
+    assert re.search(r"^a:b .* forced_open .* until reset ", listed, re.MULTILINE), listed
+    assert invoke(adopted, "breaker", "watch", "--times", "1").stdout == listed
+
+
+def test_tick_without_a_job_that_is_due_prints_json_too(adopted: str) -> None:
+    assert invoke(adopted, "tick", "--json").stdout == "[]\n"
+
+
 def test_exit_statuses(legacy: str, make_database: MakeDatabase) -> None:
     empty = make_database()
     assert invoke(empty, "audit").exit_code == 1
