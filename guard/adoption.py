@@ -73,7 +73,7 @@ def check(connection: Connection, app_timezone: str | None = None) -> None:
     tables = _tables(connection)
     obstacles = [
         *_server(connection),
-        *_zone(connection, app_timezone),
+        *zone_obstacles(connection, app_timezone),
         *_rights(connection, tables),
         *_columns(connection, tables),
     ]
@@ -106,7 +106,8 @@ def _server(connection: Connection) -> list[str]:
     return []
 
 
-def _zone(connection: Connection, name: str | None) -> list[str]:
+def zone_obstacles(connection: Connection, name: str | None) -> list[str]:
+    """That the server does not know the zone of this name, if it does not."""
     query = "select from pg_timezone_names where name = %s"
     if name is None or connection.execute(query, (name,)).fetchone() is not None:
         return []

@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from psycopg import errors, sql
 
-from guard import ledger
+from guard import adoption, ledger
 from guard.database import Connection
 from guard.errors import GuardError
 
@@ -69,6 +69,10 @@ def run(connection: Connection, own_rules: Path | None = None, app_timezone: str
             )
         rules = _installed(connection) if _is_installed(connection) else []
         if app_timezone is not None:
+            if obstacles := adoption.zone_obstacles(connection, app_timezone):
+                raise GuardError(
+                    f"Guard cannot audit this: {obstacles[0]}.", fix="Use a name of pg_timezone_names: Europe/Berlin."
+                )
             connection.execute("select set_config('timezone', %s, true)", (app_timezone,))
         asked = {rule.name for rule in rules}
         files = [file for file in ledger.read_files(own_rules) if any(o.kind == "rule" for o in file.provides)]

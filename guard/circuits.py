@@ -97,9 +97,7 @@ def details(connection: Connection, store: FallbackStore, key: str) -> tuple[Cir
     check_key(key)
     found = listing(connection, store, key)
     if not found:
-        raise GuardError(
-            f"There is no circuit {key!r}.", fix="guard breaker list shows them; one that never failed is closed."
-        )
+        raise _unknown(key)
     with connection.cursor(row_factory=dict_row) as cursor:
         counts = cursor.execute(
             """
@@ -115,12 +113,18 @@ def details(connection: Connection, store: FallbackStore, key: str) -> tuple[Cir
     return found[0], counts  # type: ignore[return-value]  # the columns are those of Counts
 
 
+def _unknown(key: str) -> GuardError:
+    return GuardError(
+        f"There is no circuit {key!r}.", fix="guard breaker list shows them; one that never failed is closed."
+    )
+
+
 def events(connection: Connection, key: str, limit: int) -> list[CircuitEvent]:
-    """The newest events of a circuit, the newest first."""
+    """The newest events of a circuit, the newest first. Raises GuardError for one that nobody has used."""
     check_key(key)
     database.require_installed(connection, "circuit_breaker_states")
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(
+        found = cursor.execute(
             """
             select
                 e.created_at, e.event, e.from_state, e.to_state, e.generation, e.store, e.node, e.error_class
@@ -130,7 +134,10 @@ def events(connection: Connection, key: str, limit: int) -> list[CircuitEvent]:
             limit %s
             """,
             (key, limit),
-        ).fetchall()  # type: ignore[return-value]  # the columns are those of CircuitEvent
+        ).fetchall()
+        if not found and cursor.execute("select from guard.breaker_status(%s)", (key,)).fetchone() is None:
+            raise _unknown(key)
+    return found  # type: ignore[return-value]  # the columns are those of CircuitEvent
 
 
 def override(connection: Connection, store: FallbackStore, key: str, state: str, reason: str) -> Snapshot:

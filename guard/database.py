@@ -10,7 +10,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg.rows import TupleRow
 
-from guard.errors import ConnectionFailedError, GuardError, NoDatabaseError
+from guard.errors import ConnectionFailedError, NoDatabaseError, NotInstalledError
 from guard.server import EmbeddedServer
 
 #: Any of libpq's own variables that name a server means: the user has chosen one.
@@ -63,9 +63,9 @@ def connect(dsn: str, **options: Any) -> Connection:
 
 
 def require_installed(connection: Connection, table: str) -> None:
-    """Raise GuardError unless this table of guard's is there."""
+    """Raise NotInstalledError unless this table of guard's is there."""
     if connection.execute("select to_regclass(%s)", (f"guard.{table}",)).fetchone() == (None,):
-        raise GuardError("Guard is not installed in this database.", fix="Run guard apply.")
+        raise NotInstalledError
 
 
 def prepare_for_ddl(connection: Connection) -> None:

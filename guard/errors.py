@@ -7,6 +7,7 @@ default message. SQLSTATEs of guard's own class `ZG` are mapped to exceptions in
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ import psycopg
 class GuardError(Exception):
     """Guard could not do what was asked."""
 
-    default_fix = "Run the command again with --debug to see where it failed."
+    default_fix = "Run guard --debug COMMAND to see where it failed."
 
     def __init__(self, message: str | None = None, *, fix: str | None = None) -> None:
         self.message = message or inspect.cleandoc(self.__class__.__doc__ or "")
@@ -38,6 +39,12 @@ class ConnectionFailedError(GuardError):
 
 class ServerError(GuardError):
     """The embedded server could not be run."""
+
+
+class NotInstalledError(GuardError):
+    """Guard is not installed in this database."""
+
+    default_fix = "Run guard apply."
 
 
 class UnsuitableDatabaseError(GuardError):
@@ -105,6 +112,10 @@ class OperationTimeoutError(GuardError, TimeoutError):
     default_fix = "Look whether it took effect before doing it again."
 
 
+#: What is said of a table, a function or the schema of guard's that is not there.
+_MISSING = {"42P01", "3F000", "42883"}
+_OF_GUARD = re.compile(r'["\s]guard["\.]')
+
 _FIXES = {
     "42501": "Connect as a role that has this right, such as the one that guard apply was run as.",
     "55P03": LockTimeoutError.default_fix,
@@ -123,6 +134,9 @@ def from_database(error: psycopg.Error, during: str | None = None) -> GuardError
         return ConnectionFailedError(prefix + reason if reason else None)
     diagnostics = error.diag
     message = diagnostics.message_primary or str(error).partition("\n")[0]
+    # with a context it comes from within a function, and so guard is there
+    if error.sqlstate in _MISSING and not during and not diagnostics.context and _OF_GUARD.search(message):
+        return NotInstalledError()
     if error.sqlstate == "2BP01" and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail})"
     kind = RefusedError if (error.sqlstate or "").startswith("ZG1") else GuardError

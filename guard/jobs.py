@@ -81,8 +81,14 @@ def listing(connection: Connection) -> list[Job]:
 
 
 def runs(connection: Connection, job: str | None, limit: int) -> list[Run]:
-    """The newest runs, of one job or of all."""
+    """The newest runs, of one job or of all. Raises GuardError for a job that there is not and was not."""
     database.require_installed(connection, "jobs")
+    if job is not None:
+        known = (
+            "select from guard.jobs as j where j.job = %s union all select from guard.job_runs as r where r.job = %s"
+        )
+        if connection.execute(known, (job, job)).fetchone() is None:
+            raise GuardError(f"There is no job {job!r}.", fix="guard jobs list shows them.")
     query = f"select {_RUN} from guard.job_runs as r where r.job = coalesce(%s, r.job) order by r.id desc limit %s"  # noqa: S608  # a constant
     return _runs(connection, query, (job, limit))
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from pygal.style import Style
 
 from guard.database import Connection
-from guard.errors import GuardError
+from guard.errors import GuardError, NotInstalledError
 
 #: The report as guard.daily_report returns it; see sql/functions/daily_report.sql.
 Report = dict[str, Any]
@@ -52,7 +52,7 @@ def get(connection: Connection, day: str, *, refresh: bool = False) -> Report:
 
 def _require_installed(connection: Connection) -> None:
     if connection.execute("select to_regnamespace('guard_bi')").fetchone() == (None,):
-        raise GuardError("Guard is not installed in this database.", fix="Run guard apply.")
+        raise NotInstalledError
 
 
 def _day(connection: Connection, day: str) -> date:

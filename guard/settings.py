@@ -28,7 +28,7 @@ from pydantic_settings import (
 from guard import assets, database
 from guard.breaker import GLOBAL_KEY, service_key, staff_key
 from guard.database import Connection
-from guard.errors import GuardError
+from guard.errors import GuardError, NotInstalledError
 
 PREFIX = "GUARD_"
 #: The file that is read, in the working folder, unless GUARD_CONFIG names another.
@@ -257,4 +257,4 @@ def _settled(layers: Layers) -> Settings:
 
 def _require_installed(connection: Connection) -> None:
     if connection.execute("select to_regclass('guard.settings')").fetchone() == (None,):
-        raise GuardError("Guard is not installed in this database.", fix="Run guard apply.")
+        raise NotInstalledError

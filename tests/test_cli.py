@@ -143,7 +143,93 @@ def test_traceback_only_with_debug(legacy: str, guard: RunGuard) -> None:
     debugged = guard(legacy, "--debug", "rules", "list")
     assert debugged.returncode == 1
     assert "Traceback (most recent call last)" in debugged.stderr
-    assert "guard.errors.GuardError: Guard is not installed in this database." in debugged.stderr
+    assert "guard.errors.NotInstalledError: Guard is not installed in this database." in debugged.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("incidents", "list"),
+        ("incidents", "show", "1"),
+        ("incidents", "resolve", "1"),
+        ("incidents", "baseline"),
+        ("call", "1"),
+        ("notify", "--list"),
+        ("notify",),
+        ("undo", "--since", "2h"),
+        ("reconcile",),
+        ("review", "list"),
+        ("review", "take"),
+        ("intents", "list"),
+        ("intents", "recover"),
+        ("jobs", "run", "detect"),
+        ("settings", "list"),
+        ("kpis",),
+        ("breaker", "list"),
+    ],
+    ids=" ".join,
+)
+def test_guard_is_not_installed(arguments: tuple[str, ...], legacy: str) -> None:
+    refused = invoke(legacy, *arguments)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr == "guard: Guard is not installed in this database. Run guard apply.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("jobs", "runs", "nix"), "There is no job 'nix'. guard jobs list shows them.\n"),
+        (("incidents", "list", "--rule", "nix"), "There is no rule 'nix'. guard rules list shows them.\n"),
+        (("breaker", "events", "nix"), "There is no circuit 'nix'. guard breaker list shows them"),
+        (("audit", "--app-timezone", "Nowhere/Xy"), "Nowhere/Xy is not a time zone that the server knows."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_unknown_names(arguments: tuple[str, ...], said: str, adopted: str) -> None:
+    refused = invoke(adopted, *arguments)
+    assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert said in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("kpis", "--from"), ("kpis", "--to"), ("undo", "--since"), ("incidents", "snooze", "1")], ids=" ".join
+)
+def test_moments(arguments: tuple[str, ...], adopted: str) -> None:
+    for value in ("2026-02-30", "soon", "2 h", "0001-01-01T00:00+23:00"):
+        refused = invoke(adopted, *arguments, value)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"'{value}' is no moment; write 2026-01-31T12:00, or 30m, 2h, 3d." in refused.stderr
+
+
+def test_spans(adopted: str) -> None:
+    assert invoke(adopted, "kpis", "--from", "3d", "--to", "2h").stderr == ""
+    assert "ZG701" in invoke(adopted, "kpis", "--from", "2h", "--to", "3d").stderr
+
+
+def test_narrow_terminal(adopted: str) -> None:
+    """Names stay whole, and columns that matter less make room."""
+    settings = [row["name"] for row in json.loads(invoke(adopted, "settings", "list", "--json").stdout)]
+    shown = invoke(adopted, "settings", "list", COLUMNS="80").stdout
+    assert set(settings) <= {line.split(" ")[0] for line in shown.splitlines()}
+    assert max(map(len, shown.splitlines())) <= 80
+    assert invoke(adopted, "jobs", "run", "detect").exit_code == 0
+    jobs = invoke(adopted, "jobs", "list", COLUMNS="80").stdout
+    assert re.search(r"^detect  .* succeeded +[-0-9]+ \d\d:\d\d$", jobs, re.MULTILINE), jobs
+    for width, known in (("80", False), ("140", True)):
+        found = invoke(adopted, "incidents", "list", COLUMNS=width).stdout
+        assert re.search(r" critical  open +appointment_made_mismatch +call \d+ ", found), found
+        assert ("company" in found) == known
+
+
+def test_circuit_that_is_forced_open_waits_for_its_reset(adopted: str) -> None:
+    assert invoke(adopted, "breaker", "open", "a:b", "--reason", "test").exit_code == 0
+    listed = invoke(adopted, "breaker", "list").stdout
+    assert re.search(r"^a:b .* forced_open .* until reset ", listed, re.MULTILINE), listed
+    assert invoke(adopted, "breaker", "watch", "--times", "1").stdout == listed
+
+
+def test_tick_without_a_job_that_is_due_prints_json_too(adopted: str) -> None:
+    assert invoke(adopted, "tick", "--json").stdout == "[]\n"
 
 
 def test_exit_statuses(legacy: str, make_database: MakeDatabase) -> None:

@@ -193,7 +193,7 @@ def test_bad_input_is_one_line(database: str, guard: RunGuard, tmp_path: Path) -
         (("report", "--output", str(tmp_path / "none" / "report.txt")), "No such file or directory"),
         (("kpis", "--from", "2026-02-01", "--to", "2026-01-01"), "ZG701"),
         (("kpis", "--company", "7"), "ZG703"),
-        (("kpis", "--from", "2026-02-31"), "does not match"),
+        (("kpis", "--from", "2026-02-31"), "is no moment"),
         (("views", "nothing"), "There is no view 'nothing'"),
     ):
         failed = guard(database, *arguments)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 
 import click
 import psycopg
 from psycopg.rows import dict_row
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +27,9 @@ FOUND = 2
 
 # click's own status for a wrong option is 2 as well
 click.UsageError.exit_code = 1
+
+#: How wide a text with blanks may be before it is folded.
+_SENTENCE = 24
 
 F = TypeVar("F", bound=Callable[..., Any])
 Row = dict[str, Any]
@@ -56,14 +61,43 @@ class State:
         click.echo(json.dumps(value, indent=2, default=str))
 
     def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-        """Print rows as a table; a column whose name starts with `#` is right-aligned. Only a Text has a style."""
-        table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-        for column in columns:
-            table.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
-        for row in rows:
-            cells = ("" if cell is None else cell for cell in row)
-            table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
-        self.out.print(table)
+        self.out.print(self.table(columns, rows, title=title))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
+        """A table; only a Text has a style.
+
+        A column whose name starts with `?` is left out where the terminal is too narrow, the last one first; one with
+        `#` is right-aligned. A column with a sentence in it is folded; others are not, if there is room for them.
+        """
+        texts = [[value if isinstance(value, Text) else Text(_plain(value)) for value in row] for row in rows]
+        shown = list(range(len(columns)))
+        widths = [max(map(_width, [_title(name), *(row[i].plain for row in texts)])) for i, name in enumerate(columns)]
+        sentences = [any(" " in row[i].plain and _width(row[i].plain) > _SENTENCE for row in texts) for i in shown]
+        needed = [min(width, _SENTENCE) if sentences[i] else width for i, width in enumerate(widths)]
+        # two blanks between two columns
+        room = self.out.width - sum(needed) - 2 * (len(columns) - 1)
+        for i in reversed(range(len(columns))):
+            if room < 0 and columns[i].startswith("?"):
+                shown.remove(i)
+                room += needed[i] + 2
+        table = Table(
+            title=title,
+            title_justify="left",
+            header_style="bold",
+            show_header=any(columns),
+            box=None,
+            pad_edge=False,
+        )
+        for i in shown:
+            table.add_column(
+                _title(columns[i]),
+                justify="right" if "#" in columns[i][:2] else "left",
+                overflow="fold",
+                no_wrap=room >= 0 and not sentences[i],
+            )
+        for row in texts:
+            table.add_row(*(row[i] for i in shown))
+        return table
 
     def print_record(self, row: Row) -> None:
         """Print one row, a line for each column."""
@@ -72,6 +106,18 @@ class State:
         else:
             names = [Text(name.replace("_", " "), style="bold") for name in row]
             self.print_table(("", ""), [(name, cell(value)) for name, value in zip(names, row.values(), strict=True)])
+
+
+def _title(column: str) -> str:
+    return column.removeprefix("?").removeprefix("#")
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else cell(value) if isinstance(value, bool) else str(value)
+
+
+def _width(text: str) -> int:
+    return max(map(cell_len, text.splitlines()), default=0)
 
 
 def cell(value: Any) -> str:
@@ -92,6 +138,11 @@ def local_time(value: datetime | None) -> str:
     return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def local_minute(value: datetime | None) -> str:
+    """The same without seconds, which lists have no room for."""
+    return local_time(value)[:-3]
+
+
 def _console(*, stderr: bool = False) -> Console:
     """Text is printed as it is: a path is not broken at the width of a terminal, `[x]` is not a style.
 
@@ -101,6 +152,34 @@ def _console(*, stderr: bool = False) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 240
     return console
+
+
+def past(value: str) -> datetime:
+    """A moment: 2026-01-31 or 2026-01-31T12:00, in the terminal's zone; or how long ago, as 30m, 2h, 3d."""
+    return past_as_written(value).astimezone()
+
+
+def future(value: str) -> datetime:
+    """The same, with a span that is still to pass."""
+    return _moment(value, 1).astimezone()
+
+
+def past_as_written(value: str) -> datetime:
+    """As `past`; what is written without a zone has none."""
+    return _moment(value, -1)
+
+
+def _moment(value: str, sign: int) -> datetime:
+    span = re.fullmatch(r"(\d{1,6})([smhd])", value)
+    try:
+        if span:
+            unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[span[2]]
+            return datetime.now(UTC) + sign * timedelta(**{unit: int(span[1])})
+        moment = datetime.fromisoformat(value)
+        moment.astimezone()  # the years 1 and 9999 have moments that are in no zone
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{value!r} is no moment; write 2026-01-31T12:00, or 30m, 2h, 3d.") from None
+    return moment
 
 
 pass_state = click.make_pass_decorator(State)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Literal
 
 import click
 from rich.live import Live
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from guard import circuits, database
 from guard.circuits import Circuit
-from guard.cli.base import State, json_option, pass_state
+from guard.cli.base import Row, State, json_option, pass_state
 from guard.stores.fallback import FallbackStore
 
 _COLOURS = {"closed": "green", "open": "red", "half_open": "yellow"}
@@ -31,7 +30,7 @@ def _opened(state: State) -> Iterator[tuple[database.Connection, FallbackStore]]
         yield connection, store
 
 
-@click.group(name="breaker")
+@click.group(name="breaker", short_help="See the circuits, and force them open or closed.")
 def breaker() -> None:
     """See the circuits, and force them open or closed for the whole fleet."""
 
@@ -52,7 +51,7 @@ def list_circuits(state: State) -> None:
     if state.as_json:
         state.print_json(found)
     elif found:
-        state.out.print(_table(found))
+        state.out.print(_table(state, found))
     else:
         state.out.print("No circuit has failed or reported yet.")
 
@@ -73,13 +72,10 @@ def show(state: State, key: str) -> None:
     if state.as_json:
         state.print_json({**circuit, "last_hour": counts})
         return
-    rows = {name: value for name, value in circuit.items() if name != "metadata"}
+    rows: Row = {name: value for name, value in circuit.items() if name != "metadata"}
     rows |= {f"last {name}": value for name, value in circuit["metadata"].items()}
     rows |= {f"{name} in the last hour": value for name, value in counts.items()}
-    state.print_table(
-        ("", ""),
-        [(Text(name.replace("_", " "), "bold"), "-" if value is None else value) for name, value in rows.items()],
-    )
+    state.print_record(rows)
 
 
 @breaker.command(name="events")
@@ -100,17 +96,17 @@ def events(state: State, key: str, limit: int) -> None:
         state.print_json(found)
         return
     state.print_table(
-        ("when", "event", "from", "to", "#generation", "store", "node", "error"),
+        ("when", "event", "from", "to", "error", "?node", "?store", "?#generation"),
         [
             (
                 _moment(e["created_at"]),
                 e["event"],
                 e["from_state"],
                 e["to_state"],
-                e["generation"],
-                e["store"],
-                e["node"],
                 e["error_class"],
+                e["node"],
+                e["store"],
+                e["generation"],
             )
             for e in found
         ],
@@ -181,8 +177,10 @@ def watch(state: State, every: float, times: int | None) -> None:
             found = circuits.listing(connection, store)
             if state.as_json:
                 click.echo(json.dumps(found, default=str))
+            elif state.out.is_terminal:
+                live.update(_table(state, found), refresh=True)
             else:
-                live.update(_table(found), refresh=True)
+                state.out.print(_table(state, found))
             looks += 1
             if looks == times:
                 return
@@ -201,25 +199,30 @@ def _override(state: State, key: str, override: str, reason: str) -> None:
         state.out.print(f"{key} is {after.shown_state}.")
 
 
-def _table(found: Sequence[Circuit]) -> Table:
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    for column in ("circuit", "state", "failures", "successes", "opened", "again in", "last error", "node"):
-        justify: Literal["left", "right"] = "right" if column in ("failures", "successes", "again in") else "left"
-        table.add_column(column, justify=justify, overflow="fold")
-    for circuit in found:
-        colour = _COLOURS[circuit["state"]]
-        again = circuit["retry_after_seconds"]
-        table.add_row(
-            circuit["circuit_key"],
-            Text(circuit["override"] or circuit["state"], colour) + (" (probing)" if circuit["probing"] else ""),
-            str(circuit["failure_count"]),
-            str(circuit["success_count"]),
-            _moment(circuit["opened_at"]),
-            "" if again is None else f"{again:.0f} s",
-            str(circuit["metadata"].get("error_class") or ""),
-            str(circuit["metadata"].get("node") or ""),
-        )
-    return table
+def _table(state: State, found: Sequence[Circuit]) -> Table:
+    return state.table(
+        ("circuit", "state", "?#failures", "again in", "?last error", "?opened", "?#successes", "?node"),
+        [
+            (
+                c["circuit_key"],
+                Text(c["override"] or c["state"], _COLOURS[c["state"]]) + (" (probing)" if c["probing"] else ""),
+                c["failure_count"],
+                _again(c),
+                c["metadata"].get("error_class"),
+                _moment(c["opened_at"])[:-3],
+                c["success_count"],
+                c["metadata"].get("node"),
+            )
+            for c in found
+        ],
+    )
+
+
+def _again(circuit: Circuit) -> str:
+    if circuit["override"] == "forced_open":
+        return "until reset"
+    seconds = circuit["retry_after_seconds"]
+    return "" if seconds is None else f"{seconds:.0f} s"
 
 
 def _moment(moment: datetime | None) -> str:

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from guard import reconcile as reconciliation
-from guard.cli.base import FOUND, Row, State, json_option, local_time, pass_state
+from guard.cli.base import FOUND, Row, State, future, json_option, local_minute, local_time, pass_state, past
 from guard.errors import GuardError
 
 
-def past(value: str) -> datetime:
-    """A moment: 2026-01-31 or 2026-01-31T12:00, in the terminal's zone; or how long ago, as 30m, 2h, 3d."""
-    return _moment(value, -1)
-
-
-def future(value: str) -> datetime:
-    """The same, with a span that is still to pass."""
-    return _moment(value, 1)
-
-
-def _moment(value: str, sign: int) -> datetime:
-    span = re.fullmatch(r"(\d{1,6})([smhd])", value)
-    try:
-        if span:
-            unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[span[2]]
-            return datetime.now(UTC) + sign * timedelta(**{unit: int(span[1])})
-        return datetime.fromisoformat(value).astimezone()
-    except (ValueError, OverflowError):
-        raise click.BadParameter(f"{value!r} is no moment; write 2026-01-31T12:00, or 30m, 2h, 3d.") from None
-
-
-@click.group()
+@click.group(short_help="What is wrong now, and what became of it.")
 def incidents() -> None:
     """What is wrong now: one incident per defect, until the defect is gone."""
 
@@ -61,6 +39,8 @@ def list_incidents(state: State, status: str, rule: str | None, company: int | N
       guard incidents list
       guard incidents list --rule missing_appointment --status all --json
     """
+    if rule is not None:
+        _require_rule(state, rule)
     rows = state.query(
         """
         select
@@ -88,7 +68,7 @@ def list_incidents(state: State, status: str, rule: str | None, company: int | N
         state.out.print("Nothing stands open." if status == "standing" else "Nothing found.")
     else:
         state.print_table(
-            ("#id", "severity", "status", "rule", "entity", "#company", "#times", "assignee", "since"),
+            ("#id", "severity", "status", "rule", "entity", "?since", "?assignee", "?#times", "?#company"),
             [
                 (
                     r["id"],
@@ -96,16 +76,27 @@ def list_incidents(state: State, status: str, rule: str | None, company: int | N
                     r["status"],
                     r["rule"],
                     f"{r['entity_type']} {r['entity_id'] or ''}".rstrip(),
-                    r["company_id"],
-                    r["occurrences"],
+                    local_minute(r["first_seen_at"]),
                     r["assignee"],
-                    local_time(r["first_seen_at"]),
+                    r["occurrences"],
+                    r["company_id"],
                 )
                 for r in rows
             ],
         )
         if total > len(rows):
             state.out.print(f"\n{total} in all; --limit shows more.")
+
+
+def _require_rule(state: State, rule: str) -> None:
+    """A rule that was removed may still have incidents."""
+    known = state.query(
+        "select r.rule from guard.rules as r where r.rule = %(rule)s"
+        " union select i.rule from guard.incidents as i where i.rule = %(rule)s",
+        rule=rule,
+    )
+    if not known:
+        raise GuardError(f"There is no rule {rule!r}.", fix="guard rules list shows them.")
 
 
 @incidents.command()
@@ -255,7 +246,7 @@ def baseline(state: State, take: bool, rule: str | None) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="Repair what breaks rules at correct or enforce.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @click.option("--rule", metavar="RULE", help="Only the violations of one rule.")
 @click.option(
@@ -320,7 +311,7 @@ def reconcile(state: State, dry_run: bool, rule: str | None, batch: int, pause: 
         click.get_current_context().exit(FOUND)
 
 
-@click.command()
+@click.command(short_help="Put back what repairs changed since a moment.")
 @click.option(
     "--since", type=past, metavar="MOMENT", required=True, help="2026-01-31T12:00, or how long ago: 30m, 2h, 3d."
 )

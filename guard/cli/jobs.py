@@ -12,7 +12,7 @@ from rich.text import Text
 
 from guard import cron, database, verify, watch
 from guard import jobs as catalogue
-from guard.cli.base import FOUND, State, json_option, pass_state
+from guard.cli.base import FOUND, State, cell, json_option, pass_state
 from guard.errors import GuardError
 from guard.jobs import Run
 from guard.watch import Incident
@@ -47,15 +47,15 @@ def list_jobs(state: State) -> None:
         state.print_json(found)
         return
     state.print_table(
-        ("job", "schedule", "run by", "last run", "status", "next run"),
+        ("job", "schedule", "?run by", "last run", "status", "next run"),
         [
             (
                 job["job"],
                 job["schedule"] if job["enabled"] else "off",
                 "pg_cron" if job["in_pg_cron"] else job["runner"],
-                _moment(job["last_run"]),
+                _moment(job["last_run"])[:-3],
                 _status(job["status"]),
-                _moment(job["next_run"]),
+                _moment(job["next_run"])[:-3],
             )
             for job in found
         ],
@@ -87,13 +87,13 @@ def list_runs(state: State, job: str | None, limit: int) -> None:
         state.out.print("No job has run yet.")
     else:
         state.print_table(
-            ("#run", "job", "by", "started", "#seconds", "status", "#steps", "what was done"),
+            ("#run", "job", "?by", "started", "?#seconds", "status", "?#steps", "what was done"),
             [
                 (
                     run["id"],
                     run["job"],
                     run["runner"],
-                    _moment(run["started_at"]),
+                    _moment(run["started_at"])[:-3],
                     _seconds(run),
                     _status(run["status"]),
                     run["steps"],
@@ -127,7 +127,7 @@ def run_job(state: State, job: str) -> None:
         click.get_current_context().exit(FOUND)
 
 
-@click.command()
+@click.command(short_help="Run the jobs that are due, and end: for cron.")
 @json_option
 @pass_state
 def tick(state: State) -> None:
@@ -141,12 +141,20 @@ def tick(state: State) -> None:
       * * * * * guard --dsn postgresql://guard@db.example/booking tick
     """
     with state.connect() as connection:
-        well = catalogue.tick(connection, _printer(state))
+        printer, ran = _printer(state), []
+
+        def report(run: Run) -> None:
+            ran.append(run)
+            printer(run)
+
+        well = catalogue.tick(connection, report)
+    if state.as_json and not ran:
+        state.print_json([])
     if not well:
         click.get_current_context().exit(FOUND)
 
 
-@click.command()
+@click.command(short_help="Run the jobs at their times, until stopped.")
 @json_option
 @pass_state
 def scheduler(state: State) -> None:
@@ -164,7 +172,7 @@ def scheduler(state: State) -> None:
     running.run()
 
 
-@click.command(name="watch")
+@click.command(name="watch", short_help="Judge what is written as soon as its grace has passed.")
 @json_option
 @pass_state
 def watch_database(state: State) -> None:
@@ -242,7 +250,7 @@ def _status(status: str | None) -> Text:
 def _outcome(run: Run) -> str:
     if run["error"]:
         return run["error"]
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in (run["result"] or {}).items())
+    return ", ".join(f"{name.replace('_', ' ')} {cell(value)}" for name, value in (run["result"] or {}).items())
 
 
 def _seconds(run: Run) -> str:

@@ -14,7 +14,7 @@ from guard.cli.base import State, json_option, pass_state
 from guard.errors import NoChannelError, from_database
 
 
-@click.command()
+@click.command(short_help="Deliver the outbox to the channels: Slack, e-mail, webhooks.")
 @click.option("--follow", is_flag=True, help="Go on delivering, until Ctrl-C.")
 @click.option(
     "--every",
@@ -99,7 +99,7 @@ def _list(state: State) -> None:
         return
     if found:
         state.print_table(
-            ("#id", "status", "channel", "title", "#attempts", "next", "error"),
+            ("#id", "status", "channel", "title", "?#attempts", "?next", "error"),
             [
                 (
                     row["id"],

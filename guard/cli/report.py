@@ -9,13 +9,12 @@ import click
 from rich.text import Text
 
 from guard import report as reporting
-from guard.cli.base import FOUND, State, json_option, pass_state
+from guard.cli.base import FOUND, State, json_option, pass_state, past_as_written
 
 _COLOURS = {"met": "green", "missed": "red", "not measured": "dim"}
-_MOMENTS = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
 
 
-@click.command()
+@click.command(short_help="Print the report of a day.")
 @click.option(
     "--date",
     "day",
@@ -50,8 +49,14 @@ def report(state: State, day: str, form: str, output: TextIO, refresh: bool) -> 
 
 
 @click.command()
-@click.option("--from", "starts", type=_MOMENTS, metavar="TIME", help="2026-01-31, or 2026-01-31T08:00:00+01:00.")
-@click.option("--to", "ends", type=_MOMENTS, metavar="TIME", help="Now unless given.")
+@click.option(
+    "--from",
+    "starts",
+    type=past_as_written,
+    metavar="TIME",
+    help="2026-01-31, 2026-01-31T08:00+01:00, or how long ago: 2h, 3d.",
+)
+@click.option("--to", "ends", type=past_as_written, metavar="TIME", help="Now unless given.")
 @click.option(
     "--days", type=click.IntRange(1, 3660), default=1, show_default=True, help="How long, where --from is not given."
 )
@@ -94,7 +99,7 @@ def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-@click.command()
+@click.command(short_help="List the views for BI tools, or the columns of one.")
 @click.argument("view", required=False)
 @json_option
 @pass_state

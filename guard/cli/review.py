@@ -9,8 +9,8 @@ import sys
 
 import click
 
-from guard import booking
-from guard.cli.base import State, cell, json_option, local_time, pass_state
+from guard import booking, database
+from guard.cli.base import State, cell, json_option, local_minute, pass_state
 from guard.errors import GuardError
 
 
@@ -49,7 +49,7 @@ def list_items(state: State, status: str, limit: int) -> None:
         state.out.print("Nothing is waiting." if status == "pending" else "Nothing found.")
     else:
         state.print_table(
-            ("#id", "#priority", "status", "reason", "#call", "assignee", "since"),
+            ("#id", "#priority", "status", "reason", "#call", "?assignee", "since"),
             [
                 (
                     r["id"],
@@ -58,7 +58,7 @@ def list_items(state: State, status: str, limit: int) -> None:
                     r["reason"],
                     r["call_id"],
                     r["assignee"],
-                    local_time(r["created_at"]),
+                    local_minute(r["created_at"]),
                 )
                 for r in rows
             ],
@@ -131,7 +131,7 @@ def release(state: State, item: int) -> None:
     state.print_record(state.query("select * from guard.release_review(%(id)s)", id=item)[0])
 
 
-@click.group()
+@click.group(short_help="Bookings that were begun, and how far they came.")
 def intents() -> None:
     """Bookings that were begun: how far they came, and what died on the way."""
 
@@ -166,7 +166,7 @@ def list_intents(state: State, everything: bool, limit: int) -> None:
         state.out.print("No booking is under way.")
     else:
         state.print_table(
-            ("#id", "key", "#call", "state", "remote booking", "#appointment", "since"),
+            ("#id", "key", "#call", "state", "?remote booking", "?#appointment", "since"),
             [
                 (
                     r["id"],
@@ -175,7 +175,7 @@ def list_intents(state: State, everything: bool, limit: int) -> None:
                     r["state"],
                     r["booking_id"],
                     r["appointment_id"],
-                    local_time(r["updated_at"]),
+                    local_minute(r["updated_at"]),
                 )
                 for r in rows
             ],
@@ -221,6 +221,8 @@ def call(state: State, call_id: int) -> None:
     Example:
       guard call 20001
     """
+    with state.connect() as connection:
+        database.require_installed(connection, "incidents")
     calls = state.query(
         """
         select

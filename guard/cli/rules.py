@@ -52,7 +52,7 @@ def _coloured(severity: str) -> Text:
     return Text(severity, _COLOURS[severity])
 
 
-@click.group(name="rules")
+@click.group(name="rules", short_help="List the rules, and move them on the ladder.")
 def rules() -> None:
     """List the rules, and move them on the ladder: off, observe, correct, enforce."""
 
@@ -100,13 +100,7 @@ def show_rule(state: State, rule: str) -> None:
     """
     with state.connect() as connection:
         found = registry.details(connection, rule)
-    if state.as_json:
-        state.print_json(found)
-        return
-    state.print_table(
-        ("", ""),
-        [(Text(name.replace("_", " "), "bold"), "-" if value is None else value) for name, value in found.items()],
-    )
+    state.print_record(dict(found))
 
 
 @rules.command(name="set")

@@ -121,7 +121,7 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
             state.out.print(line)
 
 
-@click.command()
+@click.command(short_help="Show what apply would do, and which locks it takes.")
 @own_rules_option
 @json_option
 @pass_state
@@ -170,7 +170,7 @@ def _size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-@click.command()
+@click.command(short_help="Check that the database is as guard left it.")
 @own_rules_option
 @json_option
 @pass_state

@@ -10,7 +10,7 @@ from guard.cli.base import State, json_option, pass_state
 from guard.server import EmbeddedServer, ServerStatus
 
 
-@click.command()
+@click.command(short_help="Start a private PostgreSQL; make it if there is none.")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Listen on 127.0.0.1:N too, with a password.")
 @json_option
 @pass_state
@@ -48,7 +48,7 @@ def down(state: State) -> None:
     _print(state, server.status(), None if stopped else "It was not running.")
 
 
-@click.command()
+@click.command(short_help="Tell whether the private PostgreSQL runs, and where.")
 @json_option
 @pass_state
 def status(state: State) -> None:

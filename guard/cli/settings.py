@@ -33,7 +33,7 @@ def list_settings(state: State) -> None:
         state.print_json(found)
         return
     state.print_table(
-        ("setting", "#value", "unit", "#default", "from", "meaning"),
+        ("setting", "#value", "?unit", "?#default", "?from", "meaning"),
         [
             (
                 s["name"],

@@ -25,7 +25,7 @@ def _is_number(_context: click.Context, _parameter: click.Parameter, value: floa
     return value
 
 
-@click.command()
+@click.command(short_help="Show what guard would change, on faults of its own.")
 @click.option("--calls", type=click.IntRange(1, 1_000_000), default=2000, show_default=True, metavar="N")
 @click.option(
     "--fault-rate",
