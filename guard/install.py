@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,9 +52,16 @@ class Session:
 
 @contextmanager
 def exclusive(dsn: str) -> Iterator[Session]:
-    """Hold guard's advisory lock for as long as the block runs. Raises BusyError if another command holds it."""
+    """Hold guard's advisory lock for as long as the block runs. Raises BusyError if another command holds it.
+
+    The session of a command that has just ended may take a moment to go; it is waited for.
+    """
     with database.connect(dsn) as observer, database.connect(dsn) as worker:
-        if observer.execute("select pg_try_advisory_lock(%s)", (ADVISORY_KEY,)).fetchone() != (True,):
+        deadline = time.monotonic() + 2
+        while observer.execute("select pg_try_advisory_lock(%s)", (ADVISORY_KEY,)).fetchone() != (True,):
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
             holder = observer.execute(
                 """
                 select a.pid, a.usename
