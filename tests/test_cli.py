@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import click
+import psycopg
 import pytest
 
 from guard.cli import main
@@ -229,6 +230,8 @@ def test_circuit_that_is_forced_open_waits_for_its_reset(adopted: str) -> None:
 
 
 def test_tick_without_a_job_that_is_due_prints_json_too(adopted: str) -> None:
+    with psycopg.connect(adopted, autocommit=True) as connection:
+        connection.execute("select guard.set_job(j.name, false) from guard.jobs as j")
     assert invoke(adopted, "tick", "--json").stdout == "[]\n"
 
 

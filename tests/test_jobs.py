@@ -252,7 +252,8 @@ def test_pg_cron(guard: RunGuard) -> None:
             time.sleep(20)
         assert set(query(dsn, "select runner, status from guard.job_runs")) == {("pg_cron", "succeeded")}
         assert set(query(home, "select status from cron.job_run_details")) <= {("succeeded",), ("running",)}
-        assert "pg_cron" in guard(dsn, "jobs", "list").stdout
+        listed = json.loads(guard(dsn, "jobs", "list", "--json").stdout)
+        assert any(job["in_pg_cron"] for job in listed)
 
         history = query(home, "select command from cron.job where jobname like '%cron_history'")[0][0]
         execute(home, "update cron.job_run_details set start_time = start_time - interval '15 days'", history)
