@@ -231,7 +231,7 @@ def test_circuit_that_is_forced_open_waits_for_its_reset(adopted: str) -> None:
 
 def test_tick_without_a_job_that_is_due_prints_json_too(adopted: str) -> None:
     with psycopg.connect(adopted, autocommit=True) as connection:
-        connection.execute("select guard.set_job(j.name, false) from guard.jobs as j")
+        connection.execute("select guard.set_job(j.job, false) from guard.jobs as j")
     assert invoke(adopted, "tick", "--json").stdout == "[]\n"
 
 
