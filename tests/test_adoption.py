@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests.databases import MakeDatabase, RunGuard
 
+pytestmark = pytest.mark.slow
+
 ZONES = ("America/Los_Angeles", "Asia/Kolkata")
 
 DIRTY = [

@@ -11,6 +11,8 @@ from guard import CircuitBreaker, CircuitOpenError, FallbackStore, PostgresStore
 from tests.databases import RunGuard
 from tests.redis_servers import RedisServer
 
+pytestmark = pytest.mark.slow
+
 KEY = "appointment_booking:service:7"
 
 

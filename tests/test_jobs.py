@@ -18,6 +18,8 @@ from tests.test_breaker_pgbouncer import pooled  # noqa: F401  # a fixture
 if TYPE_CHECKING:
     from tests.databases import RunGuard
 
+pytestmark = pytest.mark.slow
+
 RUNS = "select job, runner, status from guard.job_runs order by id"
 
 

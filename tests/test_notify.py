@@ -25,6 +25,8 @@ from tests.catalog import execute, query
 from tests.databases import GUARD
 from tests.processes import invoke, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 class WebSink:
     """A web server that keeps what is posted to it. `status` is its answer; None: it answers a byte at a time."""

@@ -15,6 +15,8 @@ from tests.databases import RunGuard
 from tests.processes import start
 from tests.sessions import two_sessions
 
+pytestmark = pytest.mark.slow
+
 #: The defects of 1000 legacy calls that guard repairs.
 REPAIRABLE = {
     "session_outcome_mismatch",

@@ -24,6 +24,8 @@ from tests.browser import Browser
 from tests.catalog import execute, query
 from tests.databases import RunGuard
 
+pytestmark = pytest.mark.slow
+
 #: What a careless page would run.
 SCRIPT = "<script>document.title='taken over'</script>"
 

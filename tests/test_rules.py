@@ -21,6 +21,8 @@ from tests.processes import invoke, start, transaction, wait_until
 if TYPE_CHECKING:
     from tests.databases import RunGuard
 
+pytestmark = pytest.mark.slow
+
 ALL = {
     "appointment_made_mismatch",
     "duplicate_booking",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from tests.databases import RunGuard
 
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from tests.catalog import execute, query
 from tests.processes import invoke, start, wait_until
 
+pytestmark = pytest.mark.slow
+
 PHANTOM = """
     insert into public.calls (company_id, direction, appointment_made, session_outcome)
     select 1, 'inbound', true, 'appointment_booked' from generate_series(1, {0})
