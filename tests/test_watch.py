@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.catalog import execute, query
 from tests.processes import invoke, start, wait_until
 
