@@ -17,6 +17,9 @@ from guard.database import LOCK_TIMEOUT_MS, Connection
 from guard.errors import named
 from guard.locks import CONCURRENT_TIMEOUT_MS, retry_on_lock_timeout
 
+#: Made once for the whole server, by the first migration.
+ROLES = ("guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor")
+
 _MIGRATION_TABLE = "_yoyo_migration"
 _CONCURRENT_INDEX = re.compile(
     r"create\s+(?:unique\s+)?index\s+concurrently\s+if\s+not\s+exists\s+(\w+)", re.IGNORECASE

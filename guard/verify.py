@@ -15,9 +15,6 @@ from psycopg import errors
 from guard import cron, ledger, migrations, rules
 from guard.database import Connection
 
-ROLES = ("guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor")
-
-
 #: Said until something has run a job by itself.
 NO_SCHEDULER = "Nothing runs the jobs yet: start guard scheduler, or have cron run guard tick every minute."
 
@@ -179,7 +176,7 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
         where d.status = 'dead'
         group by d.channel
         """,
-        ([name for m in migrations.shipped() for name in migrations.index_names(m)], list(ROLES)),
+        ([name for m in migrations.shipped() for name in migrations.index_names(m)], list(migrations.ROLES)),
     ).fetchall()
     for kind, obj, fix in rows:
         yield {"kind": kind, "object": obj, "fix": fix}

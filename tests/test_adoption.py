@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from guard import migrations, verify
 from guard import rules as registry
-from guard import verify
 from guard.errors import UnsuitableDatabaseError
 from tests.catalog import apply, execute, query, rollback, rows, schema
 from tests.databases import PROJECT, Databases, temporary_server
@@ -397,7 +397,7 @@ def test_owner_that_may_create_roles(owned: str, guard: RunGuard, tmp_path: Path
     before = schema(owned), rows(owned)
     applied = guard(owned, "apply")
     assert applied.returncode == 0, applied.stderr
-    assert guard_roles(owned) == sorted(verify.ROLES)
+    assert guard_roles(owned) == sorted(migrations.ROLES)
     assert guard(owned, "plan").stdout.startswith("Nothing to do")
     assert guard(owned, "audit").returncode == 2
     assert guard(owned, "verify").stdout.endswith(SOUND)
@@ -423,7 +423,7 @@ def test_roles_that_an_admin_made(owned: str, guard: RunGuard, tmp_path: Path) -
     assert refused.returncode == 1
     assert "owner may not create roles, and guard_owner does not exist" in refused.stderr
 
-    admin(owned, *(f"create role {role}" for role in verify.ROLES))
+    admin(owned, *(f"create role {role}" for role in migrations.ROLES))
     refused = guard(owned, "apply")
     assert refused.returncode == 1
     assert "owner is not a member of guard_owner, and may not grant it to itself" in refused.stderr
@@ -435,7 +435,7 @@ def test_roles_that_an_admin_made(owned: str, guard: RunGuard, tmp_path: Path) -
     assert guard(owned, "verify").stdout.endswith(SOUND)
     assert guard(owned, "rollback", "--all", "--export-to", str(tmp_path)).returncode == 0
     assert schema(owned) == before
-    assert guard_roles(owned) == sorted(verify.ROLES), "what an admin made stays"
+    assert guard_roles(owned) == sorted(migrations.ROLES), "what an admin made stays"
 
 
 @pytest.mark.slow
@@ -483,7 +483,7 @@ def test_two_databases_of_one_cluster(owned: str, cluster: Databases) -> None:
         apply(owned)
         apply(other)
         rollback(owned, everything=True)
-        assert guard_roles(owned) == sorted(verify.ROLES)
+        assert guard_roles(owned) == sorted(migrations.ROLES)
         assert verified(other)["ok"]
         rollback(other, everything=True)
         assert schema(other) == before

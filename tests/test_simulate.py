@@ -17,7 +17,8 @@ from psycopg import conninfo
 
 from guard.cli.base import State
 from guard.cli.simulate import show
-from guard.simulation import FAULTS, MODES, Result, Simulation, Stream, plan
+from guard.simulation.runs import MODES, Result, Simulation
+from guard.simulation.stream import FAULTS, Stream, plan
 from tests.databases import GUARD, Databases, RunGuard, temporary_server
 
 STREAM = Stream(calls=300, fault_rate=0.3, seed=1, sessions=4)

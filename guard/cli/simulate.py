@@ -11,10 +11,11 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from guard import database, simulation
+from guard import database
 from guard import report as reporting
 from guard.cli.base import State, json_option, pass_state
-from guard.simulation import Result, Simulation, Stream
+from guard.simulation.runs import MODES, Result, Simulation, run
+from guard.simulation.stream import FAULTS, Stream
 
 _COLOURS = {True: "green", False: "red", None: ""}
 
@@ -44,7 +45,7 @@ def _is_number(_context: click.Context, _parameter: click.Parameter, value: floa
     "--guard",
     "modes",
     multiple=True,
-    type=click.Choice(simulation.MODES),
+    type=click.Choice(MODES),
     default=("off", "correct"),
     show_default="off and correct",
     help="The mode of all rules; given several times, the modes stand side by side.",
@@ -78,7 +79,7 @@ def simulate(state: State, calls: int, fault_rate: float, seed: int, sessions: i
         ) as bar,
     ):
         task = bar.add_task("installing guard", total=None)
-        result = simulation.run(
+        result = run(
             database.resolve_dsn(state.dsn),
             stream,
             modes,
@@ -102,7 +103,7 @@ def show(state: State, stream: Stream, result: Simulation) -> None:
         state.out.print()
         state.print_table(
             ("what went wrong", "#calls", "rules that it breaks"),
-            [(fault, count, "\n".join(simulation.FAULTS[fault])) for fault, count in faults.items()],
+            [(fault, count, "\n".join(FAULTS[fault])) for fault, count in faults.items()],
         )
     _print_rules(state, result["runs"])
     _print_summary(state, result["runs"])
