@@ -4,7 +4,7 @@ select plan(15);
 
 create extension if not exists plpgsql_check;
 
-create temporary view guard_functions as
+create temporary table guard_functions as
 select p.*, p.oid::regprocedure::text as identity, l.lanname
 from pg_catalog.pg_proc as p
 inner join pg_catalog.pg_language as l on p.prolang = l.oid
