@@ -19,7 +19,7 @@ demo: $(VENV)  ## Show guard at work, from nothing to a repaired booking
 test: $(VENV) debian-packages  ## Run all tests
 	$(PYTEST)
 
-test-fast: $(VENV) debian-packages  ## Run the tests but for the slow ones (crashes, concurrency)
+test-fast: $(VENV) debian-packages  ## Run the tests but for the slow ones (servers, crashes, adoption)
 	$(PYTEST) -m "not slow"
 
 lint: $(VENV)  ## Check style, types and SQL

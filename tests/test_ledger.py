@@ -210,6 +210,7 @@ def test_all_triggers_disabled_at_once(adopted: str) -> None:
     assert findings(adopted) == set()
 
 
+@pytest.mark.slow
 def test_orphans_are_found_and_dropped_only_when_asked_for(adopted: str, project: Path) -> None:
     before = catalog(adopted)
     file = project / "sql" / "functions" / "one.sql"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.databases import MakeDatabase, RunGuard
 
+pytestmark = pytest.mark.slow
+
 #: Table locks, the weakest first. ACCESS SHARE, which every SELECT takes, is no more than nothing here.
 MODES = (
     "AccessShareLock",
@@ -111,7 +113,6 @@ def test_locks_on_an_existing_database(legacy: str) -> None:
     }
 
 
-@pytest.mark.slow
 def test_locks_where_tables_are_missing(legacy: str) -> None:
     execute(legacy, "drop table appointments, services, staff")
     steps = listed(legacy)
@@ -147,7 +148,6 @@ def test_locks_of_an_upgrade(made: str, request: pytest.FixtureRequest) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("made", ["empty", "legacy"])
 def test_what_is_listed_is_what_apply_runs(
     made: str, request: pytest.FixtureRequest, make_database: MakeDatabase

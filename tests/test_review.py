@@ -100,6 +100,7 @@ def test_a_webhook_and_a_booking_make_one_appointment(queue: str) -> None:
         assert connection.execute("select appointment_id is not null from guard.booking_intents").fetchone() == (True,)
 
 
+@pytest.mark.slow
 def test_the_command_works_the_queue(queue: str, guard: RunGuard) -> None:
     with psycopg.connect(queue, autocommit=True) as connection:
         connection.execute("update calls set from_number = '+4915112345678' where id = 1")

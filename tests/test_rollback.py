@@ -16,6 +16,8 @@ from tests.processes import invoke, writer
 if TYPE_CHECKING:
     from tests.databases import MakeDatabase, RunGuard
 
+pytestmark = pytest.mark.slow
+
 
 def test_all_leaves_the_schema_and_the_rows_as_they_were(legacy: str, adopted: str, tmp_path: Path) -> None:
     rollback(adopted, everything=True)
@@ -120,7 +122,6 @@ def test_columns_that_guard_added_go_and_no_others(legacy: str) -> None:
     assert schema(legacy) == before
 
 
-@pytest.mark.slow
 def test_extension_that_was_there_before_stays(legacy: str) -> None:
     execute(legacy, "create extension btree_gist")
     before = schema(legacy)
@@ -129,7 +130,6 @@ def test_extension_that_was_there_before_stays(legacy: str) -> None:
     assert schema(legacy) == before
 
 
-@pytest.mark.slow
 def test_view_of_an_operators_own_is_not_dropped_on_the_quiet(adopted: str, legacy: str, tmp_path: Path) -> None:
     execute(adopted, "create view public.mine as select entity_id from guard.missing_direction")
     refused = invoke(adopted, "rollback", "--all", "--export-to", str(tmp_path))
@@ -143,7 +143,6 @@ def test_view_of_an_operators_own_is_not_dropped_on_the_quiet(adopted: str, lega
     assert schema(adopted) == schema(legacy)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["observe", "correct"])
 def test_writers_while_it_is_rolled_back(mode: str, adopted: str, legacy: str) -> None:
     execute(adopted, f"update guard.rules set mode = '{mode}'")
