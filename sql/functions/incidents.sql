@@ -115,13 +115,16 @@ begin
                 and a.detected_at >= f.occurred_at - interval '1 minute'
         )
     ),
-    -- not through guard.notify, which would take an id of many digits for a phone number
+    -- Not through guard.notify, which would take an id of many digits for a phone number. Where there is no id, the
+    -- description names the job or rule, and the error is guard's own.
     told as (
         insert into guard.notifications (severity, kind, entity_type, entity_id, company_id, message)
         select
             f.severity, f.rule, f.entity_type, f.entity_id, f.company_id,
-            concat_ws(' ', f.rule || ':', f.entity_type, coalesce(f.entity_id::text, f.details ->> 'subject')) || ': '
-            || d.description
+            concat_ws(
+                ': ', f.rule, f.entity_type || ' ' || f.entity_id, d.description,
+                case when f.entity_id is null then f.details ->> 'error' end
+            )
         from fresh as f
         inner join (
             select m.description as unmasked, guard.mask_phones(m.description) as description
