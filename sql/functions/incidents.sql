@@ -196,13 +196,13 @@ begin
         raise exception using
             errcode = 'ZG402',
             message = 'an incident is snoozed until a moment that is still to come',
-            hint = 'Give p_snoozed_until.';
+            hint = 'Say until when, as in: guard incidents snooze 17 2h.';
     end if;
-    if length(p_assignee) > 200 or length(p_note) > 2000 then
+    if btrim(p_assignee) = '' or length(p_assignee) > 200 or length(p_note) > 2000 then
         raise exception using
             errcode = 'ZG402',
-            message = 'an assignee has at most 200 characters, a note at most 2000',
-            hint = 'Say it in fewer words.';
+            message = 'an assignee has 1 to 200 characters, a note at most 2000',
+            hint = 'Give a name; say the rest in fewer words.';
     end if;
     select i.* into v_before from guard.incidents as i where i.id = p_id for no key update;
     if not found then
