@@ -117,7 +117,7 @@ select matches(
     (select n.message from guard.notifications as n where n.kind = 'daily_report'),
     '^Report of [-\d]{10}\nCalls: 4, appointments: 1\nInconsistencies: 3 found, 1 corrected, 1 standing\n'
     || 'Review queue: 0 open\n\n'
-    || 'What was found:\n'
+    || 'Rules:\n'
     || '- missing_appointment, critical: 1 found, 0 corrected, 1 standing\n  [^\n]*has no appointment\n'
     || '- inconsistent_link_status, warning: 1 found, 0 corrected, 0 standing\n  [^\n]+\n'
     || '(- [^\n]+\n  [^\n]+\n)+\n'

@@ -102,7 +102,7 @@ as $$
         ),
         (
             select
-                e'What was found:\n'
+                e'Rules:\n'
                 || string_agg(
                     case
                         when r.error is not null then format('- %s: %s', r.rule, r.error)

@@ -55,7 +55,8 @@ comment on function guard.current_violations(text) is
 -- unless guard had corrected it before. A defect may be sighted several times: who counts takes each row once.
 create or replace function guard.sightings(p_from timestamp with time zone, p_to timestamp with time zone)
 returns table (
-    rule text, entity_type text, entity_id bigint, company_id bigint, seen_at timestamp with time zone, corrected boolean
+    rule text, entity_type text, entity_id bigint, company_id bigint, seen_at timestamp with time zone,
+    corrected boolean
 )
 language sql
 stable

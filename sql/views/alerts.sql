@@ -98,8 +98,10 @@ comment on column guard_bi.corrections.entity_type is 'call or appointment.';
 comment on column guard_bi.corrections.entity_id is 'The id of the call or appointment.';
 comment on column guard_bi.corrections.company_id is 'The company that it belongs to.';
 comment on column guard_bi.corrections.column_name is 'The column that was corrected.';
-comment on column guard_bi.corrections.value_before is 'What it was, phone numbers masked; null too where the column holds them.';
-comment on column guard_bi.corrections.value_after is 'What it became, phone numbers masked; null too where the column holds them.';
+comment on column guard_bi.corrections.value_before is
+'What it was, phone numbers masked; null too where the column holds them.';
+comment on column guard_bi.corrections.value_after is
+'What it became, phone numbers masked; null too where the column holds them.';
 comment on column guard_bi.corrections.corrected_at is 'When it was corrected.';
 comment on column guard_bi.corrections.corrected_date is 'The day of corrected_at, in settings.app_timezone.';
 
