@@ -22,7 +22,6 @@ from examples.stage import console, expect, fail, guard, guard_json, show, title
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
-CALLS = 10_000
 
 #: What examples/legacy/README.md says is wrong, as a share of the calls.
 DEFECTS = {
@@ -66,23 +65,23 @@ def main() -> None:
             guard("down")
 
 
-def run(server: str) -> None:
-    """The demo, on the server that runs at `server`."""
+def run(server: str, calls: int = 10_000) -> None:
+    """The main part, on the server that runs at `server`; `calls` is a multiple of 1000."""
     legacy = _new_database(server, "legacy")
     os.environ["GUARD_DSN"] = legacy
 
     with psycopg.connect(legacy, autocommit=True) as connection:
-        title(f"A booking database as it is before guard: {CALLS:,} calls")
-        connection.execute(f"set legacy.calls = {CALLS}")
+        title(f"A booking database as it is before guard: {calls:,} calls")
+        connection.execute(f"set legacy.calls = {calls}")
         for name in ("schema.sql", "load.sql"):
             connection.execute((HERE / "legacy" / name).read_bytes())
-        check_audit()
+        check_audit(calls)
         before = rows(connection)
 
         title("Adopt it: every rule starts at observe, nothing is changed")
         guard("apply")
         expect(rows(connection) == before, "guard apply left every row as it was")
-        check_audit()
+        check_audit(calls)
 
         title("What is wrong already is known, and no news")
         guard("incidents", "baseline", "--take")
@@ -152,11 +151,11 @@ def run(server: str) -> None:
             where status = 'pending' group by reason order by reason
             """,
             [
-                ("duplicate_booking", CALLS // 1000),
-                ("missing_appointment", CALLS // 50),
-                ("orphaned_appointment", CALLS // 100),
-                ("overlapping_appointment", CALLS // 1000),
-                ("tenant_mismatch", CALLS // 1000),
+                ("duplicate_booking", calls // 1000),
+                ("missing_appointment", calls // 50),
+                ("orphaned_appointment", calls // 100),
+                ("overlapping_appointment", calls // 1000),
+                ("tenant_mismatch", calls // 1000),
             ],
         )
         guard("incidents", "list", "--limit", "3")
@@ -185,13 +184,13 @@ def _new_database(server: str, name: str) -> str:
     return psycopg.conninfo.make_conninfo(server, dbname=name)
 
 
-def check_audit() -> None:
+def check_audit(calls: int) -> None:
     """Audit, and hold the counts against those of examples/legacy/README.md."""
     audit = guard_json("audit")
     table = Table("rule", "severity", box=None, header_style="bold", pad_edge=False)
     table.add_column("counted", justify="right")
     table.add_column("should be", justify="right")
-    expected = {rule: CALLS // share if share else 0 for rule, share in DEFECTS.items()}
+    expected = {rule: calls // share if share else 0 for rule, share in DEFECTS.items()}
     for rule in audit["rules"]:
         table.add_row(rule["rule"], rule["severity"], str(rule["violations"]), str(expected[rule["rule"]]))
     console.print(table)

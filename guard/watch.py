@@ -50,13 +50,14 @@ _PASSING = (
 
 
 class Incident(TypedDict):
-    """A new incident, or one that has come back."""
+    """A new incident, or one that has come back; `subject` is the name of a job or rule, which has no id."""
 
     id: int
     severity: str
     rule: str
     entity_type: str
     entity_id: int | None
+    subject: str | None
     company_id: int | None
     description: str
     first_seen_at: datetime
@@ -174,7 +175,9 @@ class Watch:
             return cursor.execute(
                 """
                 select
-                    i.id, i.severity, i.rule, i.entity_type, i.entity_id, i.company_id, i.description, i.first_seen_at
+                    i.id, i.severity, i.rule, i.entity_type, i.entity_id,
+                    case when i.entity_id is null then i.details ->> 'subject' end as subject,
+                    i.company_id, i.description, i.first_seen_at
                 from guard.incidents as i
                 where i.first_seen_at > now() - interval '2 minutes'
                 order by i.first_seen_at, i.id

@@ -47,7 +47,7 @@ comment on table guard.jobs is 'What guard does by itself, and when: one row per
 comment on column guard.jobs.job is 'What it is called.';
 comment on column guard.jobs.schedule is 'When it runs: minute, hour, day, month, weekday, as in a crontab, in UTC.';
 comment on column guard.jobs.every is
-'How often that is; a job that has not run for twice as long and 5 minutes is missed.';
+'How often that is; a job that is overdue by 5 minutes and as much again, at most an hour, is missed.';
 comment on column guard.jobs.default_schedule is 'The schedule that it came with.';
 comment on column guard.jobs.default_every is 'How often that is.';
 comment on column guard.jobs.command is

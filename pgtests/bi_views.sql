@@ -1,6 +1,6 @@
 -- What a BI tool may rely on in guard_bi, read from the catalog; and what a reader sees there.
 begin;
-select plan(22);
+select plan(24);
 
 create temporary view bi as
 select c.oid, c.relname, c.reloptions, c.relkind, c.relowner, a.attname, format_type(a.atttypid, null) as type, a.attnum
@@ -99,6 +99,29 @@ select ok(
 );
 select is((select d.iso_week from guard_bi.dates as d where d.calendar_date = '2021-01-03'), 53, 'weeks are ISO weeks');
 
+-- in Tokyo the first day ends at 15:00
+insert into guard.circuit_breaker_events (circuit_key, event, from_state, to_state, generation, created_at)
+values ('a', 'transition', 'closed', 'open', 1, '2026-01-10 14:58+00'),
+('a', 'transition', 'open', 'half_open', 2, '2026-01-10 14:59:00+00'),
+('a', 'transition', 'half_open', 'closed', 3, '2026-01-10 14:59:10+00'),
+('a', 'transition', 'closed', 'open', 4, '2026-01-10 14:59:30+00'),
+('b', 'transition', 'closed', 'open', 1, '2026-01-10 15:00+00'),
+('a', 'override', 'open', 'forced_closed', 5, '2026-01-10 15:00:00+00');
+select results_eq(
+    $$select recorded_date, circuit_key, event, from_state, to_state, transitions
+    from guard_bi.breaker_transitions_daily order by 1, 2, 6 desc, 4$$,
+    $$values (date '2026-01-10', 'a', 'transition', 'closed', 'open', 2::bigint),
+    ('2026-01-10', 'a', 'transition', 'half_open', 'closed', 1), ('2026-01-10', 'a', 'transition', 'open', 'half_open', 1),
+    ('2026-01-11', 'a', 'override', 'open', 'forced_closed', 1), ('2026-01-11', 'b', 'transition', 'closed', 'open', 1)$$,
+    'what became of the circuits, by day'
+);
+select results_eq(
+    $$select closed_date, circuit_key, outages, mean_seconds, max_seconds
+    from guard_bi.breaker_outages_daily order by 1$$,
+    $$values (date '2026-01-10', 'a', 1::bigint, 70.000, 70.000), ('2026-01-11', 'a', 1, 30.000, 30.000)$$,
+    'and outages by the day of their end'
+);
+
 -- cheap: a count over all calls needs no join with what stands against them
 create temporary table plans (plan text);
 do $$
@@ -118,7 +141,7 @@ create temporary table names as select distinct relname from bi;
 grant select on names to guard_test_reader;
 set local role guard_test_reader;
 select is(
-    (select count(query_to_xml(format('table guard_bi.%I', n.relname), false, false, '')) from names as n), 19::bigint,
+    (select count(query_to_xml(format('table guard_bi.%I', n.relname), false, false, '')) from names as n), 21::bigint,
     'a reader reads every view'
 );
 select throws_ok('select from_number from public.calls', '42501', null, 'and no phone number');

@@ -1,6 +1,6 @@
 -- The report of a day: what it counts, that it can be made again, and whom it tells.
 begin;
-select plan(24);
+select plan(26);
 
 select guard.set_setting('app_timezone', 'Europe/Berlin');
 create temporary view yesterday as
@@ -113,6 +113,18 @@ select results_eq(
     'as are the KPIs'
 );
 select is((select count(*) from guard.notifications where kind = 'daily_report'), 1::bigint, 'it is announced');
+select matches(
+    (select n.message from guard.notifications as n where n.kind = 'daily_report'),
+    '^Report of [-\d]{10}\nCalls: 4, appointments: 1\nInconsistencies: 3 found, 1 corrected, 1 standing\n'
+    || 'Review queue: 0 open\n\n'
+    || 'Rules:\n'
+    || '- missing_appointment, critical: 1 found, 0 corrected, 1 standing\n  [^\n]*has no appointment\n'
+    || '- inconsistent_link_status, warning: 1 found, 0 corrected, 0 standing\n  [^\n]+\n'
+    || '(- [^\n]+\n  [^\n]+\n)+\n'
+    || 'To do:\n'
+    || '- One standing defect that guard may repair: missing_appointment \(1\)\.\n  [^\n]*guard reconcile\n',
+    'with what was found, why, and what to do'
+);
 
 -- every part is what its query gives
 create function pg_temp.rows_of(p_query text)
@@ -157,6 +169,15 @@ select results_eq(
     'values (1::bigint, 7::bigint)', 'and stored once'
 );
 select is((select count(*) from guard.notifications where kind = 'daily_report'), 1::bigint, 'and announced once');
+select is(
+    guard.report_message(
+        '{"date": "2026-01-02", "totals": {"calls": 0, "appointments": 0, "found": 0, "corrected": 0, "standing": 0},
+        "queue": {"open_items": 0}, "rules": [{"rule": "missing_direction", "found": 0, "standing": 0}],
+        "action_items": []}'
+    ),
+    e'Report of 2026-01-02\nCalls: 0, appointments: 0\nInconsistencies: 0 found, 0 corrected, 0 standing\n'
+    'Review queue: 0 open\n\nTo do: nothing', 'a day on which nothing was wrong'
+);
 
 select is(
     guard.daily_report((select day + 1 from yesterday)) -> 'complete', 'false'::jsonb, 'a day that is not over'

@@ -1,6 +1,6 @@
 -- What a person does about an incident.
 begin;
-select plan(20);
+select plan(21);
 
 insert into public.companies (id, name) values (1, 'A');
 update guard.rules set mode = 'off';
@@ -44,6 +44,9 @@ select throws_ok(
 );
 select throws_ok(
     $$select guard.set_incident((select id from seen), p_note => repeat('x', 3000))$$, 'ZG402', null, 'a novel'
+);
+select throws_ok(
+    $$select guard.set_incident((select id from seen), p_assignee => ' ')$$, 'ZG402', null, 'nobody in particular'
 );
 reset role;
 select is((select sum(new_incidents)::integer from guard.detect()), 0, 'detection lets it sleep');

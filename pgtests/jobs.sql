@@ -1,6 +1,6 @@
 -- A job's runs: one at a time, one a minute, recorded whatever becomes of them; what fails or is missed is an incident.
 begin;
-select plan(41);
+select plan(45);
 
 select guard.register_job('a_job', '*/5 * * * *', '5 minutes', $$select '{"n": 2}'::jsonb$$, 'counts');
 update guard.jobs set enabled = false where job <> 'a_job';
@@ -105,6 +105,13 @@ select is(pg_temp.run('tick'), null, 'nor run by itself');
 select pg_temp.is($$select '{"n": 2}'::jsonb$$);
 select is(pg_temp.run('manual'), 'succeeded', 'but by hand');
 
+-- told
+select is_empty(
+    $$select n.message from guard.notifications as n
+    where n.kind = 'job_failed' and n.message !~ '^job_failed: the job a_job (crashed|failed): .*(session|22P02)'$$,
+    'what is told names the job once, and the error'
+);
+
 -- missed
 select guard.set_job('a_job', true);
 update guard.jobs set updated_at = updated_at - interval '16 minutes' where job = 'a_job';
@@ -115,6 +122,17 @@ select is(
 );
 select is(pg_temp.run('tick'), 'succeeded', 'it runs again');
 select is(guard.check_jobs(), 0, 'and all is well');
+select guard.set_job('a_job', true, '0 2 * * *', '1 day');
+update guard.jobs set updated_at = updated_at - interval '2 days' where job = 'a_job';
+update guard.job_runs set started_at = now() - interval '25 hours' where job = 'a_job';
+select is(guard.check_jobs(), 0, 'a daily one is given an hour and 5 minutes');
+update guard.job_runs set started_at = now() - interval '25 hours 6 minutes' where job = 'a_job';
+select is(guard.check_jobs(), 1, 'not another day');
+select results_eq(
+    $$select i.description from guard.incidents as i where i.fingerprint = 'job_missed:job:a_job'$$,
+    array['the job a_job is overdue: it is to run every 1 day'], 'and the incident says how often it is to run'
+);
+select guard.set_job('a_job', true, '*/5 * * * *', '5 minutes');
 update guard.job_runs set started_at = now() - interval '16 minutes', runner = 'manual' where job = 'a_job';
 select is(guard.check_jobs(), 0, 'where nothing runs jobs by itself, none is missed');
 

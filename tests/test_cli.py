@@ -222,6 +222,21 @@ def test_narrow_terminal(adopted: str) -> None:
         assert ("company" in found) == known
 
 
+def test_incidents_of_jobs_and_rules_say_which(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "select guard.register_job('a_job', '0 2 * * *', '1 day', 'select from guard.nothing', 'fails')"
+        )
+        connection.execute("drop view guard.tenant_mismatch")
+    invoke(database, "jobs", "run", "a_job")
+    invoke(database, "jobs", "run", "detect")
+    found = invoke(database, "incidents", "list").stdout
+    assert re.search(r" open +job_failed +job a_job  ", found), found
+    assert re.search(r" open +rule_failed +rule tenant_mismatch  ", found), found
+    listed = json.loads(invoke(database, "incidents", "list", "--rule", "job_failed", "--json").stdout)
+    assert [(incident["entity_id"], incident["subject"]) for incident in listed] == [(None, "a_job")]
+
+
 def test_circuit_that_is_forced_open_waits_for_its_reset(adopted: str) -> None:
     assert invoke(adopted, "breaker", "open", "a:b", "--reason", "test").exit_code == 0
     listed = invoke(adopted, "breaker", "list").stdout

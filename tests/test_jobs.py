@@ -195,7 +195,7 @@ def test_a_stopped_scheduler_is_told_by_verify(database: str) -> None:
     )
     with psycopg.connect(database, autocommit=True) as connection:
         assert [(f["kind"], f["object"]) for f in verify.run(connection)["findings"]] == [
-            ("job", "the job a_job has not run for longer than twice 00:01:00")
+            ("job", "the job a_job is overdue: it is to run every 00:01:00")
         ]
 
 

@@ -304,11 +304,16 @@ def test_incidents_are_worked_by_command(adopted: str, guard: RunGuard) -> None:
         (("incidents", "show", "-1"), "No such option"),
         (("incidents", "snooze", "1", "yesterday"), "is no moment"),
         (("incidents", "snooze", "1", "2000-01-01"), "snoozed until a moment that is still to come"),
+        (("incidents", "snooze", "1", "2000-01-01"), "Say until when, as in: guard incidents snooze 17 2h"),
+        (("incidents", "assign", "1", ""), "an assignee has 1 to 200 characters"),
+        (("incidents", "assign", "1", " "), "an assignee has 1 to 200 characters"),
+        (("incidents", "list", "--company", "999999"), "There is no company 999999"),
         (("incidents", "baseline", "--take", "--rule", "nonsense"), "there is no rule 'nonsense'"),
         (("reconcile", "--rule", "nonsense"), "nothing to reconcile for nonsense"),
         (("reconcile", "--batch", "0"), "0 is not in the range"),
         (("undo",), "Missing option '--since'"),
         (("undo", "--since", "99999999d"), "is no moment"),
+        (("undo", "--since", "2999-01-01"), "ZG407"),
     ],
 )
 def test_bad_input_gets_one_clear_line(

@@ -103,7 +103,9 @@ def test_a_webhook_and_a_booking_make_one_appointment(queue: str) -> None:
 @pytest.mark.slow
 def test_the_command_works_the_queue(queue: str, guard: RunGuard) -> None:
     with psycopg.connect(queue, autocommit=True) as connection:
-        connection.execute("update calls set from_number = '+4915112345678' where id = 1")
+        connection.execute(
+            "update calls set from_number = '+4915112345678', booking_failure_reason = '+4915112345678' where id = 1"
+        )
         connection.execute("select guard.rollback_booking(1, 'calcom_booking_failed')")
     listed = json.loads(guard(queue, "review", "list", "--json").stdout)
     assert [(item["call_id"], item["priority"]) for item in listed] == [(1, 2)]

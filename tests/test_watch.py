@@ -57,6 +57,16 @@ def test_from_the_contradiction_to_the_incident(database: str) -> None:
     assert (incident["rule"], incident["severity"]) == ("missing_appointment", "critical")
 
 
+def test_a_rule_that_fails_is_told_by_its_name(database: str) -> None:
+    execute(database, "drop view guard.tenant_mismatch")
+    with watch(database) as process:
+        wait_until(database, "select exists (select from guard.incidents)", process)
+        process.terminate()
+        out, _ = process.communicate(timeout=30)
+    told = "critical  rule_failed  the view of tenant_mismatch fails, so that nothing is found by it\n"
+    assert out.endswith(told), out
+
+
 def test_two_watches_share_the_work(database: str) -> None:
     prepare(database)
     with watch(database) as one, watch(database) as other:

@@ -41,11 +41,15 @@ def list_incidents(state: State, status: str, rule: str | None, company: int | N
     """
     if rule is not None:
         _require_rule(state, rule)
+    if company is not None:
+        _require_company(state, company)
     rows = state.query(
         """
         select
-            i.id, i.severity, i.status, i.rule, i.entity_type, i.entity_id, i.company_id, i.occurrences, i.assignee,
-            i.first_seen_at, i.last_seen_at, i.description, count(*) over () as total
+            i.id, i.severity, i.status, i.rule, i.entity_type, i.entity_id,
+            case when i.entity_id is null then i.details ->> 'subject' end as subject,
+            i.company_id, i.occurrences, i.assignee, i.first_seen_at, i.last_seen_at, i.description,
+            count(*) over () as total
         from guard.incidents as i
         where
             (%(status)s in (i.status, 'all') or (%(status)s = 'standing' and i.status <> 'resolved'))
@@ -75,7 +79,7 @@ def list_incidents(state: State, status: str, rule: str | None, company: int | N
                     r["severity"],
                     r["status"],
                     r["rule"],
-                    f"{r['entity_type']} {r['entity_id'] or ''}".rstrip(),
+                    f"{r['entity_type']} {r['entity_id'] or r['subject']}",
                     local_minute(r["first_seen_at"]),
                     r["assignee"],
                     r["occurrences"],
@@ -97,6 +101,11 @@ def _require_rule(state: State, rule: str) -> None:
     )
     if not known:
         raise GuardError(f"There is no rule {rule!r}.", fix="guard rules list shows them.")
+
+
+def _require_company(state: State, company: int) -> None:
+    if not state.query("select from public.companies as c where c.id = %(company)s", company=company):
+        raise GuardError(f"There is no company {company}.", fix="select id from public.companies lists them.")
 
 
 @incidents.command()

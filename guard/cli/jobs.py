@@ -199,10 +199,9 @@ def watch_database(state: State) -> None:
                     "  ",
                     (incident["severity"], _SEVERITIES[incident["severity"]]),
                     f"  {incident['rule']}  ",
-                    " ".join(
-                        str(part) for part in (incident["entity_type"], incident["entity_id"]) if part is not None
-                    ),
-                    f": {incident['description']}",
+                    # a description of what has no id says which it is
+                    f"{incident['entity_type']} {incident['entity_id']}: " if incident["entity_id"] is not None else "",
+                    incident["description"],
                 )
             )
         if len(new) > _LINES:

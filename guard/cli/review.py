@@ -229,8 +229,8 @@ def call(state: State, call_id: int) -> None:
             c.id, c.company_id, c.retell_call_id, c.direction, c.status,
             '***' || right(c.from_number, 3) as from_number, '***' || right(c.to_number, 3) as to_number,
             c.customer_id, c.session_outcome, c.appointment_made, c.appointment_link_status, c.booking_id,
-            c.booking_failed, c.booking_failure_reason, c.requires_manual_processing, c.guard_corrections,
-            c.created_at, c.updated_at
+            c.booking_failed, guard.mask_phones(c.booking_failure_reason) as booking_failure_reason,
+            c.requires_manual_processing, c.guard_corrections, c.created_at, c.updated_at
         from public.calls as c
         where c.id = %(id)s
         """,
@@ -244,16 +244,29 @@ def call(state: State, call_id: int) -> None:
             from public.appointments as a where a.call_id = %(id)s order by a.id
         """,
         "alerts": """
-            select a.detected_at, a.alert_type, a.severity, a.auto_corrected, a.metadata -> 'changes' as changes
+            select
+                a.detected_at, a.alert_type, a.severity, a.auto_corrected,
+                (
+                    select jsonb_agg(jsonb_build_object(
+                        'column', v."column", 'before', guard.mask_value(v.before), 'after', guard.mask_value(v.after)
+                    ))
+                    from jsonb_to_recordset(
+                        case jsonb_typeof(a.metadata -> 'changes') when 'array' then a.metadata -> 'changes' end
+                    ) as v ("column" text, before jsonb, after jsonb)
+                ) as changes
             from guard.data_consistency_alerts as a
             where a.entity_type = 'call' and a.entity_id = %(id)s order by a.detected_at desc, a.id desc limit 50
         """,
         "reviews": """
-            select q.id, q.reason, q.priority, q.status, q.assignee, q.resolution, q.created_at
+            select
+                q.id, q.reason, q.priority, q.status, q.assignee, guard.mask_phones(q.resolution) as resolution,
+                q.created_at
             from guard.manual_review_queue as q where q.call_id = %(id)s order by q.id
         """,
         "intents": """
-            select i.key, i.state, i.booking_id, i.appointment_id, i.failure_reason, i.updated_at
+            select
+                i.key, i.state, i.booking_id, i.appointment_id, guard.mask_phones(i.failure_reason) as failure_reason,
+                i.updated_at
             from guard.booking_intents as i where i.call_id = %(id)s order by i.id
         """,
         "validations": """

@@ -1,4 +1,5 @@
 -- provides: function guard.report_actions(jsonb)
+-- provides: function guard.report_message(jsonb)
 -- provides: function guard.daily_report(date)
 --
 -- The report of one day: put together from its parts, stored, and rolled up by company.
@@ -82,6 +83,60 @@ as $$
 $$;
 
 comment on function guard.report_actions(jsonb) is 'What a person should do next, from what a report says.';
+
+-- The report as a message: totals, what each rule found and why that is wrong, what to do.
+create or replace function guard.report_message(p_report jsonb)
+returns text
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select concat_ws(
+        e'\n\n',
+        format(
+            e'Report of %s\nCalls: %s, appointments: %s\nInconsistencies: %s found, %s corrected, %s standing\n'
+            'Review queue: %s open',
+            p_report ->> 'date', t.calls, t.appointments, t.found, t.corrected, t.standing,
+            p_report #>> '{queue,open_items}'
+        ),
+        (
+            select
+                e'Rules:\n'
+                || string_agg(
+                    case
+                        when r.error is not null then format('- %s: %s', r.rule, r.error)
+                        else format(
+                            e'- %s, %s: %s found, %s corrected, %s standing\n  %s',
+                            r.rule, r.severity, r.found, r.corrected, r.standing, u.description
+                        )
+                    end,
+                    e'\n' order by r.place
+                )
+            from rows from (
+                jsonb_to_recordset(p_report -> 'rules') as (
+                    rule text, severity text, found bigint, corrected bigint, standing bigint, error text
+                )
+            ) with ordinality as r (rule, severity, found, corrected, standing, error, place)
+            left join guard.rules as u on r.rule = u.rule
+            where r.found > 0 or r.standing > 0 or r.error is not null
+        ),
+        coalesce(
+            (
+                select e'To do:\n' || string_agg(format(e'- %s\n  %s', i.what, i.how), e'\n' order by i.place)
+                from rows from (
+                    jsonb_to_recordset(p_report -> 'action_items') as (what text, how text)
+                ) with ordinality as i (what, how, place)
+            ),
+            'To do: nothing'
+        )
+    )
+    from jsonb_to_record(p_report -> 'totals') as t (
+        calls bigint, appointments bigint, found bigint, corrected bigint, standing bigint
+    )
+$$;
+
+comment on function guard.report_message(jsonb) is 'A report in the words of a message.';
 
 -- Makes or refreshes the report of a day in settings.app_timezone. What was found on that day stays; what stands is as
 -- it is now. The first report of yesterday, once it is over, is announced in the outbox. On a hot standby nothing is
@@ -230,15 +285,7 @@ begin
     end loop;
 
     if p_date = v_today - 1 and v_known is not true then
-        perform guard.notify(
-            'info', 'daily_report', null, null, null,
-            format(
-                'Report of %s: %s calls, %s appointments; %s inconsistencies found, %s corrected, %s standing; '
-                '%s waiting for a person.',
-                p_date, v_totals ->> 'calls', v_totals ->> 'appointments', v_totals ->> 'found',
-                v_totals ->> 'corrected', v_totals ->> 'standing', v_report #>> '{queue,open_items}'
-            )
-        );
+        perform guard.notify('info', 'daily_report', null, null, null, guard.report_message(v_report));
     end if;
     return v_report;
 end

@@ -115,13 +115,16 @@ begin
                 and a.detected_at >= f.occurred_at - interval '1 minute'
         )
     ),
-    -- not through guard.notify, which would take an id of many digits for a phone number
+    -- Not through guard.notify, which would take an id of many digits for a phone number. Where there is no id, the
+    -- description names the job or rule, and the error is guard's own.
     told as (
         insert into guard.notifications (severity, kind, entity_type, entity_id, company_id, message)
         select
             f.severity, f.rule, f.entity_type, f.entity_id, f.company_id,
-            concat_ws(' ', f.rule || ':', f.entity_type, coalesce(f.entity_id::text, f.details ->> 'subject')) || ': '
-            || d.description
+            concat_ws(
+                ': ', f.rule, f.entity_type || ' ' || f.entity_id, d.description,
+                case when f.entity_id is null then f.details ->> 'error' end
+            )
         from fresh as f
         inner join (
             select m.description as unmasked, guard.mask_phones(m.description) as description
@@ -193,13 +196,13 @@ begin
         raise exception using
             errcode = 'ZG402',
             message = 'an incident is snoozed until a moment that is still to come',
-            hint = 'Give p_snoozed_until.';
+            hint = 'Say until when, as in: guard incidents snooze 17 2h.';
     end if;
-    if length(p_assignee) > 200 or length(p_note) > 2000 then
+    if btrim(p_assignee) = '' or length(p_assignee) > 200 or length(p_note) > 2000 then
         raise exception using
             errcode = 'ZG402',
-            message = 'an assignee has at most 200 characters, a note at most 2000',
-            hint = 'Say it in fewer words.';
+            message = 'an assignee has 1 to 200 characters, a note at most 2000',
+            hint = 'Give a name; say the rest in fewer words.';
     end if;
     select i.* into v_before from guard.incidents as i where i.id = p_id for no key update;
     if not found then

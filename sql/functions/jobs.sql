@@ -307,9 +307,10 @@ $$;
 
 comment on function guard.give_up_runs() is 'Mark runs as crashed whose session is gone; gives their number.';
 
--- Opens an incident for each job whose last run failed or crashed, and for each that has not run when it should have;
--- resolves those of jobs that are right again. A job can only be missed where something runs jobs: pg_cron was told
--- to, or a scheduler once did. A stopped scheduler cannot tell on itself: guard watch and guard verify look, too.
+-- Opens an incident for each job whose last run failed or crashed, and for each that is overdue by more than 5 minutes
+-- and the time between two runs, of which an hour counts at most. Resolves those of jobs that are right again. A job can
+-- only be missed where something runs jobs: pg_cron was told to, or a scheduler once did. A stopped scheduler cannot tell
+-- on itself: guard watch and guard verify look, too.
 create or replace function guard.check_jobs()
 returns integer
 language plpgsql
@@ -353,7 +354,7 @@ begin
                 'entity_type', 'job',
                 'subject', j.job,
                 'occurred_at', greatest(j.updated_at, r.started_at),
-                'description', format('the job %s has not run for longer than twice %s', j.job, j.every),
+                'description', format('the job %s is overdue: it is to run every %s', j.job, j.every),
                 'details', jsonb_build_object(
                     'subject', j.job, 'run', r.id, 'last_run', r.started_at, 'status', r.status
                 )
@@ -369,7 +370,8 @@ begin
         where
             j.enabled
             and (j.in_pg_cron or exists (select from guard.job_runs as s where s.runner <> 'manual'))
-            and greatest(j.updated_at, r.started_at) + 2 * j.every + interval '5 minutes' < clock_timestamp()
+            and greatest(j.updated_at, r.started_at) + j.every + least(j.every, interval '1 hour') + interval '5 minutes'
+            < clock_timestamp()
     ) as f;
     if v_found <> '[]' then
         perform guard.open_incidents(v_found);

@@ -1,4 +1,5 @@
 -- provides: function guard.current_violations(text)
+-- provides: function guard.sightings(timestamp with time zone, timestamp with time zone)
 -- provides: function guard.kpi_definitions(timestamp with time zone, timestamp with time zone)
 -- provides: function guard.kpis(timestamp with time zone, timestamp with time zone, bigint)
 --
@@ -49,13 +50,66 @@ $$;
 comment on function guard.current_violations(text) is
 'What breaks a rule now, for calls, appointments or both; a rule whose view fails gives a row with its error.';
 
+-- The one place that says what counts as found: alerts, incidents, and what was queued for a person because it could not
+-- be repaired. Left out are calls that only followed a row that was repaired, and what a person found to be false,
+-- unless guard had corrected it before. A defect may be sighted several times: who counts takes each row once.
+create or replace function guard.sightings(p_from timestamp with time zone, p_to timestamp with time zone)
+returns table (
+    rule text, entity_type text, entity_id bigint, company_id bigint, seen_at timestamp with time zone,
+    corrected boolean
+)
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select s.rule, s.entity_type, s.entity_id, s.company_id, s.seen_at, s.corrected
+    from (
+        select
+            a.alert_type as rule, a.entity_type, a.entity_id, a.company_id, a.detected_at as seen_at,
+            a.auto_corrected or a.corrected_at is not null as corrected
+        from guard.data_consistency_alerts as a
+        where a.detected_at >= p_from and a.detected_at < p_to and not a.metadata ? 'follows'
+        union all
+        select i.rule, i.entity_type, i.entity_id, i.company_id, i.first_seen_at, false
+        from guard.incidents as i
+        where i.first_seen_at >= p_from and i.first_seen_at < p_to
+        union all
+        select q.reason, 'call', q.call_id, c.company_id, q.created_at, false
+        from guard.manual_review_queue as q
+        inner join guard.rules as r on q.reason = r.rule and r.entity_type = 'call'
+        left join public.calls as c on q.call_id = c.id
+        where q.created_at >= p_from and q.created_at < p_to
+        union all
+        select q.reason, 'appointment', k.appointment_id, a.company_id, q.created_at, false
+        from guard.manual_review_queue as q
+        inner join guard.rules as r on q.reason = r.rule and r.entity_type = 'appointment'
+        cross join lateral (select substring(q.subject from '^appointment (\d{1,18})$')::bigint as appointment_id) as k
+        left join public.appointments as a on k.appointment_id = a.id
+        where q.created_at >= p_from and q.created_at < p_to
+    ) as s
+    where
+        s.entity_id is not null
+        and (
+            s.corrected
+            or not exists (
+                select from guard.incidents as i
+                where i.rule = s.rule and i.entity_type = s.entity_type and i.entity_id = s.entity_id and i.is_false
+            )
+        )
+$$;
+
+comment on function guard.sightings(timestamp with time zone, timestamp with time zone) is
+'What was found in a period, by which rule, and whether guard corrected it; a defect may have several rows.';
+
 -- The one place that says what is measured, on which rows, against which target. rows_query gives one row for each
 -- thing that was measured: its company and its amount; measure is the aggregate over them.
 -- consistency_rate: a call created in the period counts 100 unless it breaks a critical or warning rule now; not known
 --     while a rule's view fails.
 -- alert_response: from a critical incident to the first reaction of a person, or to its end; one that still waits counts
 --     with the time that it has waited. What the baseline took over was no news: it is left out here, and below.
--- auto_correction_rate: a defect that a repairable rule found counts 100 if guard corrected it within the period.
+-- auto_correction_rate: a defect that a repairable rule found counts 100 if guard corrected it within the period, and 0
+--     if it was only queued for a person.
 create or replace function guard.kpi_definitions(p_from timestamp with time zone, p_to timestamp with time zone)
 returns table (kpi text, target numeric, unit text, comparison text, measure text, rows_query text)
 language sql
@@ -113,12 +167,10 @@ where i.severity = 'critical' and i.first_seen_at >= %1$L and i.first_seen_at < 
         ),
         (
             5, 'auto_correction_rate', 90, '%', '>=', 'avg(r.amount)',
-            $q$select a.company_id,
-    case when bool_or(a.auto_corrected or a.corrected_at is not null) then 100.0 else 0.0 end as amount
-from guard.data_consistency_alerts as a
-inner join guard.rules as u on a.alert_type = u.rule and u.repairable
-where a.detected_at >= %1$L and a.detected_at < %2$L
-group by a.company_id, a.alert_type, a.entity_type, a.entity_id$q$
+            $q$select min(s.company_id) as company_id, case when bool_or(s.corrected) then 100.0 else 0.0 end as amount
+from guard.sightings(%1$L, %2$L) as s
+inner join guard.rules as u on s.rule = u.rule and u.repairable
+group by s.rule, s.entity_type, s.entity_id$q$
         ),
         (
             6, 'queue_size', 10, 'items', '<=', 'count(*)',
@@ -194,6 +246,8 @@ comment on function guard.kpis(timestamp with time zone, timestamp with time zon
 'The KPIs of a period, of all companies or of one: target, measured value, verdict, and the query that measured it.';
 
 grant execute on function guard.current_violations(text) to guard_operator, guard_reader, guard_monitor;
+grant execute on function guard.sightings(timestamp with time zone, timestamp with time zone)
+to guard_operator, guard_reader, guard_monitor;
 grant execute on function guard.kpi_definitions(timestamp with time zone, timestamp with time zone)
 to guard_operator, guard_reader, guard_monitor;
 grant execute on function guard.kpis(timestamp with time zone, timestamp with time zone, bigint)

@@ -1,4 +1,5 @@
 -- provides: function guard.mask_phones(text)
+-- provides: function guard.mask_value(jsonb)
 -- provides: function guard.notify(text, text, text, bigint, bigint, text)
 -- provides: function guard.due_notifications(timestamp with time zone)
 -- provides: function guard.message_sections(timestamp with time zone)
@@ -53,6 +54,24 @@ $$;
 
 comment on function guard.mask_phones(text) is
 'The text with whatever looks like a phone number masked but for its last two digits.';
+
+-- A number is an id, or an amount.
+create or replace function guard.mask_value(p_value jsonb)
+returns jsonb
+language sql
+immutable
+parallel safe
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when jsonb_typeof(p_value)::text = any('{number,boolean,null}') then p_value
+        else to_jsonb(guard.mask_phones(p_value #>> '{}'))
+    end
+$$;
+
+comment on function guard.mask_value(jsonb) is
+'A value of a column, as alerts keep it, with phone numbers masked in texts.';
 
 -- It goes out only if the caller's transaction commits.
 create or replace function guard.notify(
@@ -454,6 +473,7 @@ comment on function guard.discard_delivery(bigint) is
 'Let a delivery go that nobody needs, or whose channel is no more.';
 
 grant execute on function guard.mask_phones(text) to guard_app, guard_operator, guard_reader, guard_monitor;
+grant execute on function guard.mask_value(jsonb) to guard_operator, guard_reader, guard_monitor;
 grant execute on function guard.due_notifications(timestamptz) to guard_operator, guard_monitor;
 grant execute on function guard.bundle_notifications(text[], timestamptz) to guard_operator;
 grant execute on function guard.claim_delivery(text, timestamptz) to guard_operator;

@@ -9,7 +9,7 @@
 -- The parts of the daily report: each number of a report is in the result of one of these, or is a sum of such. They
 -- only read. A defect is a rule and the row that breaks it; it counts once, however often it was seen.
 
--- found: defects with an alert or an incident of the period; corrected: of these, those that guard corrected;
+-- found: defects that were sighted in the period, see guard.sightings; corrected: of these, those that guard corrected;
 -- recovered: of these, those that break the rule no longer; standing: what breaks the rule now, of what was found and of
 -- the rows that were created in the period. Includes the rules of severity info, and those that are off.
 create or replace function guard.report_rules(p_from timestamp with time zone, p_to timestamp with time zone)
@@ -30,22 +30,9 @@ as $$
         select v.rule, v.entity_type, v.entity_id, v.error from guard.current_violations() as v
     ),
 
-    sightings as (
-        select
-            a.alert_type as rule, a.entity_type, a.entity_id,
-            a.auto_corrected or a.corrected_at is not null as corrected
-        from guard.data_consistency_alerts as a
-        where a.detected_at >= p_from and a.detected_at < p_to
-        union all
-        select i.rule, i.entity_type, i.entity_id, false as corrected
-        from guard.incidents as i
-        where i.first_seen_at >= p_from and i.first_seen_at < p_to and not i.is_false
-    ),
-
     defects as materialized (
         select s.rule, s.entity_type, s.entity_id, bool_or(s.corrected) as corrected
-        from sightings as s
-        where s.entity_id is not null
+        from guard.sightings(p_from, p_to) as s
         group by s.rule, s.entity_type, s.entity_id
     ),
 
@@ -133,27 +120,14 @@ as $$
         group by 1
     ),
 
-    sightings as (
-        select
-            (a.detected_at at time zone p.zone)::date as day, a.alert_type as rule, a.entity_type, a.entity_id,
-            a.auto_corrected or a.corrected_at is not null as corrected
-        from period as p
-        inner join guard.data_consistency_alerts as a on a.detected_at >= p.starts and a.detected_at < p.ends
-        union all
-        select
-            (i.first_seen_at at time zone p.zone)::date as day, i.rule, i.entity_type, i.entity_id,
-            false as corrected
-        from period as p
-        inner join guard.incidents as i on i.first_seen_at >= p.starts and i.first_seen_at < p.ends
-        where not i.is_false
-    ),
-
     defects as (
-        select s.day, s.rule, s.entity_type, s.entity_id, bool_or(s.corrected) as corrected
-        from sightings as s
+        select
+            (s.seen_at at time zone p.zone)::date as day, s.rule, s.entity_type, s.entity_id,
+            bool_or(s.corrected) as corrected
+        from period as p
+        cross join lateral guard.sightings(p.starts, p.ends) as s
         inner join guard.rules as r on s.rule = r.rule and r.severity <> 'info'
-        where s.entity_id is not null
-        group by s.day, s.rule, s.entity_type, s.entity_id
+        group by 1, s.rule, s.entity_type, s.entity_id
     ),
 
     found as (
@@ -196,23 +170,10 @@ as $$
         select v.entity_id, v.error from guard.current_violations('call') as v where v.severity <> 'info'
     ),
 
-    sightings as (
-        select
-            a.company_id, a.alert_type as rule, a.entity_type, a.entity_id,
-            a.auto_corrected or a.corrected_at is not null as corrected
-        from guard.data_consistency_alerts as a
-        where a.detected_at >= p_from and a.detected_at < p_to
-        union all
-        select i.company_id, i.rule, i.entity_type, i.entity_id, false as corrected
-        from guard.incidents as i
-        where i.first_seen_at >= p_from and i.first_seen_at < p_to and not i.is_false
-    ),
-
     defects as (
         select s.rule, s.entity_type, s.entity_id, min(s.company_id) as company_id, bool_or(s.corrected) as corrected
-        from sightings as s
+        from guard.sightings(p_from, p_to) as s
         inner join guard.rules as r on s.rule = r.rule and r.severity <> 'info'
-        where s.entity_id is not null
         group by s.rule, s.entity_type, s.entity_id
     ),
 

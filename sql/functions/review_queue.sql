@@ -30,7 +30,8 @@ $$;
 
 comment on function guard.review_priority(text) is 'How urgent a reason is: 1, the most urgent, to 5.';
 
--- p_call_id may be null: then context -> subject tells the items of one reason apart.
+-- p_call_id may be null: then context -> subject tells the items of one reason apart. A reason is what lists and views
+-- show: phone numbers in it are masked.
 -- Locks: the open item, if there is one.
 create or replace function guard.queue_review(p_call_id bigint, p_reason text, p_context jsonb = '{}')
 returns bigint
@@ -40,6 +41,7 @@ security definer -- an application queues, and may not write the queue otherwise
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_reason constant text := guard.mask_phones(p_reason);
     v_context constant jsonb := coalesce(p_context, '{}');
     v_retell_call_id text;
     v_item guard.manual_review_queue;
@@ -69,13 +71,13 @@ begin
     values (
         p_call_id, v_retell_call_id,
         case when p_call_id is null then left(coalesce(v_context ->> 'subject', ''), 200) else '' end,
-        p_reason, v_context, guard.review_priority(p_reason)
+        v_reason, v_context, guard.review_priority(v_reason)
     )
     on conflict (coalesce(call_id, 0), reason, subject) where status <> 'resolved' do update
     set context = q.context || excluded.context, updated_at = now()
     returning q.* into v_item;
     insert into guard.audit_log (action, object, after)
-    values ('queue_review', 'review ' || v_item.id, jsonb_build_object('call_id', p_call_id, 'reason', p_reason));
+    values ('queue_review', 'review ' || v_item.id, jsonb_build_object('call_id', p_call_id, 'reason', v_reason));
     return v_item.id;
 end
 $$;

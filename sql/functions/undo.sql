@@ -4,7 +4,7 @@
 -- as an application wrote. A value that was changed since, by whomever, is left as it is and counted as skipped.
 -- The rules must be lowered first, or the rows would be repaired again as they are written.
 -- Locks: the rows of the batch, calls first; it waits for who holds them.
--- Raises ZG406 (a rule is in the way), ZG407 (no moment given), ZG405 (no such batch).
+-- Raises ZG406 (a rule is in the way), ZG407 (no moment that has passed), ZG405 (no such batch).
 
 -- p_batch rows a call, and the caller loops until it gets none. restored and skipped count values. An alert whose
 -- changes were gone through says so: metadata.undone.
@@ -22,9 +22,9 @@ declare
     v_plan jsonb;
     v_entity record;
 begin
-    if p_since is null or not isfinite(p_since) then
+    if p_since is null or not isfinite(p_since) or p_since > clock_timestamp() then
         raise exception using
-            errcode = 'ZG407', message = 'undo needs a moment', hint = 'Say since when to undo.';
+            errcode = 'ZG407', message = 'undo needs a moment that has passed', hint = 'Say since when to undo.';
     end if;
     if p_batch is null or p_batch not between 1 and 10000 then
         raise exception using

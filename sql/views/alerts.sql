@@ -4,7 +4,6 @@
 -- provides: view guard_bi.corrections_daily
 --
 -- What was found and what was corrected. An alert is one finding; a correction is one value that was changed.
-
 create or replace view guard_bi.alerts
 with (security_invoker = true)
 as
@@ -79,8 +78,8 @@ select
     a.entity_id,
     a.company_id,
     v."column" as column_name,
-    case when v."column" !~ 'number|phone' then v.before end as value_before,
-    case when v."column" !~ 'number|phone' then v.after end as value_after,
+    case when v."column" !~ 'number|phone' then guard.mask_value(v.before) #>> '{}' end as value_before,
+    case when v."column" !~ 'number|phone' then guard.mask_value(v.after) #>> '{}' end as value_after,
     a.corrected_at,
     (a.corrected_at at time zone z.value)::date as corrected_date
 from guard.data_consistency_alerts as a
@@ -88,7 +87,7 @@ cross join guard.settings as z
 cross join
     lateral jsonb_to_recordset(
         case when jsonb_typeof(a.metadata -> 'changes') = 'array' then a.metadata -> 'changes' end
-    ) as v ("column" text, before text, after text)
+    ) as v ("column" text, before jsonb, after jsonb)
 where z.name = 'app_timezone' and a.corrected_at is not null;
 
 comment on view guard_bi.corrections is 'Every value that guard corrected: the column, what it was and what it became.';
@@ -99,8 +98,10 @@ comment on column guard_bi.corrections.entity_type is 'call or appointment.';
 comment on column guard_bi.corrections.entity_id is 'The id of the call or appointment.';
 comment on column guard_bi.corrections.company_id is 'The company that it belongs to.';
 comment on column guard_bi.corrections.column_name is 'The column that was corrected.';
-comment on column guard_bi.corrections.value_before is 'What it was; null too where it may be a phone number.';
-comment on column guard_bi.corrections.value_after is 'What it became; null too where it may be a phone number.';
+comment on column guard_bi.corrections.value_before is
+'What it was, phone numbers masked; null too where the column holds them.';
+comment on column guard_bi.corrections.value_after is
+'What it became, phone numbers masked; null too where the column holds them.';
 comment on column guard_bi.corrections.corrected_at is 'When it was corrected.';
 comment on column guard_bi.corrections.corrected_date is 'The day of corrected_at, in settings.app_timezone.';
 

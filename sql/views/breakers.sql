@@ -1,6 +1,8 @@
 -- provides: view guard_bi.breaker_states
 -- provides: view guard_bi.breaker_transitions
+-- provides: view guard_bi.breaker_transitions_daily
 -- provides: view guard_bi.breaker_outages
+-- provides: view guard_bi.breaker_outages_daily
 -- provides: view guard_bi.breaker_counters_daily
 --
 -- Circuits belong to services or staff and to no company. An outage runs from the moment a circuit left closed to the
@@ -80,6 +82,30 @@ comment on column guard_bi.breaker_transitions.recorded_date is 'The day of reco
 
 grant select on guard_bi.breaker_transitions to guard_operator, guard_reader, guard_monitor;
 
+create or replace view guard_bi.breaker_transitions_daily
+with (security_invoker = true)
+as
+select
+    t.recorded_date,
+    t.circuit_key,
+    t.event,
+    t.from_state,
+    t.to_state,
+    count(*) as transitions
+from guard_bi.breaker_transitions as t
+group by t.recorded_date, t.circuit_key, t.event, t.from_state, t.to_state;
+
+comment on view guard_bi.breaker_transitions_daily is
+'What became of the circuits, one row per day, circuit, event, state before and state after.';
+comment on column guard_bi.breaker_transitions_daily.recorded_date is 'The day, in settings.app_timezone.';
+comment on column guard_bi.breaker_transitions_daily.circuit_key is 'The circuit.';
+comment on column guard_bi.breaker_transitions_daily.event is 'transition, stale_result or override.';
+comment on column guard_bi.breaker_transitions_daily.from_state is 'The state before.';
+comment on column guard_bi.breaker_transitions_daily.to_state is 'The state after.';
+comment on column guard_bi.breaker_transitions_daily.transitions is 'How many of them.';
+
+grant select on guard_bi.breaker_transitions_daily to guard_operator, guard_reader, guard_monitor;
+
 create or replace view guard_bi.breaker_outages
 with (security_invoker = true)
 as
@@ -117,6 +143,27 @@ comment on column guard_bi.breaker_outages.closed_date is 'The day of closed_at,
 comment on column guard_bi.breaker_outages.duration_seconds is 'How long it lasted, in seconds.';
 
 grant select on guard_bi.breaker_outages to guard_operator, guard_reader, guard_monitor;
+
+create or replace view guard_bi.breaker_outages_daily
+with (security_invoker = true)
+as
+select
+    o.closed_date,
+    o.circuit_key,
+    count(*) as outages,
+    round(avg(o.duration_seconds), 3) as mean_seconds,
+    round(max(o.duration_seconds), 3) as max_seconds
+from guard_bi.breaker_outages as o
+group by o.closed_date, o.circuit_key;
+
+comment on view guard_bi.breaker_outages_daily is 'Outages by the day of their end, one row per day and circuit.';
+comment on column guard_bi.breaker_outages_daily.closed_date is 'The day, in settings.app_timezone.';
+comment on column guard_bi.breaker_outages_daily.circuit_key is 'The circuit.';
+comment on column guard_bi.breaker_outages_daily.outages is 'How many outages ended.';
+comment on column guard_bi.breaker_outages_daily.mean_seconds is 'How long they lasted on average, in seconds.';
+comment on column guard_bi.breaker_outages_daily.max_seconds is 'How long the longest lasted, in seconds.';
+
+grant select on guard_bi.breaker_outages_daily to guard_operator, guard_reader, guard_monitor;
 
 create or replace view guard_bi.breaker_counters_daily
 with (security_invoker = true)
