@@ -4,7 +4,7 @@
 -- provides: function guard.rewrite_appointments(bigint[])
 -- provides: function guard.repair_missing_appointment(bigint[])
 -- provides: function guard.repair_inconsistent_link_status(bigint[])
--- provides: function guard.queue_violations(text, bigint[], text)
+-- provides: function guard.queue_violations(text, bigint[], text, boolean)
 -- provides: function guard.repair(text, bigint[])
 --
 -- Repairing what stands in the tables. guard.repair is the way in: it locks the rows, judges them again, has the
@@ -86,7 +86,8 @@ $$;
 comment on function guard.rewrite_calls(bigint[]) is
 'Repairs calls whose own triggers know how: writes them as they are.';
 
--- The same for appointments; the calls that they are linked to follow, and what these said before is recorded as well.
+-- The same for appointments, of those that can be linked: to write the others would only move their updated_at, where the
+-- application keeps it. The calls that they are linked to follow, and what these said before is recorded as well.
 create or replace function guard.rewrite_appointments(p_ids bigint[])
 returns integer
 language plpgsql
@@ -95,23 +96,26 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_calls constant jsonb := (
-        select jsonb_agg(to_jsonb(c))
-        from public.calls as c
-        where
-            c.booking_id = any(array(
-                select a.calcom_v2_booking_id from public.appointments as a where a.id = any(p_ids)
-            ))
-    );
+    v_ids bigint[];
+    v_calls jsonb;
 begin
-    update public.appointments as a set source = a.source where a.id = any(p_ids);
+    select array_agg(k.id), jsonb_agg(distinct k.row_before) into v_ids, v_calls
+    from (
+        select a.id, (array_agg(to_jsonb(c)))[1] as row_before
+        from public.appointments as a
+        inner join public.calls as c on a.calcom_v2_booking_id = c.booking_id and a.company_id = c.company_id
+        where a.id = any(p_ids) and a.call_id is null
+        group by a.id
+        having count(*) = 1
+    ) as k;
+    update public.appointments as a set source = a.source where a.id = any(v_ids);
     perform guard.log_repairs('inconsistent_link_status', 'call', v_calls);
     return 0;
 end
 $$;
 
 comment on function guard.rewrite_appointments(bigint[]) is
-'Repairs appointments whose own triggers know how: writes them as they are.';
+'Repairs appointments whose own triggers know which call they belong to: writes them as they are.';
 
 -- The phantom booking. The evidence is one appointment of the company that carries the call's booking id and belongs to
 -- no call: that is linked. Without it the call's claim is taken back, and a person is asked.
@@ -164,7 +168,7 @@ begin
     );
     -- where the triggers do not let calls follow, those that were linked still say what they said
     perform guard.calls_follow(array(select unnest(p_ids) except select unnest(v_rest)));
-    perform guard.queue_violations('missing_appointment', v_rest);
+    perform guard.queue_violations('missing_appointment', v_rest, p_again => true);
     perform guard.take_back_claims(v_rest, 'missing_appointment');
     perform guard.log_repairs('missing_appointment', 'call', v_calls);
     return cardinality(v_rest);
@@ -193,8 +197,12 @@ $$;
 comment on function guard.repair_inconsistent_link_status(bigint[]) is
 'Repairs link status and flags of calls: they follow the appointments.';
 
--- Asks a person about violations, once: not again after an answer, unless the row was written since.
-create or replace function guard.queue_violations(p_rule text, p_ids bigint[], p_error text = null)
+-- Asks a person about violations, once. After an answer not again, unless it is another defect: its values are others, or
+-- its incident was resolved and has opened again since; when the row was written says nothing, since triggers of the
+-- application's may move updated_at. p_again: another defect in any case, since the one that was asked about was repaired.
+create or replace function guard.queue_violations(
+    p_rule text, p_ids bigint[], p_error text = null, p_again boolean = false
+)
 returns integer
 language plpgsql
 volatile
@@ -209,7 +217,7 @@ begin
             c.id as call_id,
             c.retell_call_id,
             case r.entity_type when 'appointment' then 'appointment ' || v.entity_id else '' end as subject,
-            v.occurred_at,
+            concat_ws(':', r.rule, r.entity_type, v.entity_id) as fingerprint,
             jsonb_strip_nulls(jsonb_build_object(
                 'entity_type', r.entity_type, 'entity_id', v.entity_id, 'company_id', v.company_id,
                 'details', v.details, 'error', p_error
@@ -230,7 +238,20 @@ begin
                 q.call_id is not distinct from a.call_id
                 and q.reason = p_rule
                 and q.subject = a.subject
-                and (q.status <> 'resolved' or q.created_at >= a.occurred_at)
+                and (
+                    q.status <> 'resolved'
+                    or not (
+                        p_again
+                        or q.context -> 'details' is distinct from a.context -> 'details'
+                        or exists (
+                            select from guard.incidents as i
+                            where
+                                i.fingerprint = a.fingerprint
+                                and i.first_seen_at > i.created_at
+                                and i.first_seen_at > q.resolved_at
+                        )
+                    )
+                )
         )
     on conflict do nothing;
     get diagnostics v_queued = row_count;
@@ -238,7 +259,7 @@ begin
 end
 $$;
 
-comment on function guard.queue_violations(text, bigint[], text) is
+comment on function guard.queue_violations(text, bigint[], text, boolean) is
 'Ask a person about rows that break a rule, once; returns how many items are new.';
 
 -- A row that cannot be written, because a constraint of the application's stands against it say, must not keep the
