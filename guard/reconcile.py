@@ -20,7 +20,10 @@ PAUSE = 0.05
 
 @dataclass
 class Tally:
-    """What became of the violations of one rule; `mode` is where the rule stands, `error` why it cannot be asked."""
+    """What became of the violations of one rule; `mode` is where the rule stands, `error` why it cannot be asked.
+
+    What a person called false is left alone: it is examined, and does not count as standing.
+    """
 
     rule: str
     mode: str
@@ -28,11 +31,14 @@ class Tally:
     examined: int = 0
     repaired: int = 0
     queued: int = 0
+    called_false: int = 0
     error: str | None = None
 
     @property
     def note(self) -> str | None:
-        return f"failed: {self.error}" if self.error else None
+        if self.error:
+            return f"failed: {self.error}"
+        return f"{self.called_false} called false, left alone" if self.called_false else None
 
 
 def survey(connection: Connection, rule: str | None) -> list[Tally]:
@@ -69,7 +75,20 @@ def survey(connection: Connection, rule: str | None) -> list[Tally]:
 
 
 def _standing(connection: Connection, rule: str) -> int:
-    count = connection.execute(sql.SQL("select count(*) from {}").format(sql.Identifier("guard", rule))).fetchone()
+    count = connection.execute(
+        sql.SQL(
+            """
+            select count(*)
+            from {} as v
+            left join guard.incidents as i
+                on
+                    i.fingerprint = concat_ws(':', v.rule, v.entity_type, v.entity_id)
+                    and i.is_false
+                    and i.occurred_at is not distinct from v.occurred_at
+            where i.id is null
+            """
+        ).format(sql.Identifier("guard", rule))
+    ).fetchone()
     return int(count[0]) if count else 0
 
 
@@ -92,16 +111,20 @@ def reconcile(
         after, is_last = 0, False
         while not is_last:
             row = connection.execute(
-                "select examined, repaired, queued, last_id, is_last, error from guard.reconcile(%s, %s, %s, %s)",
+                """
+                select examined, repaired, queued, called_false, last_id, is_last, error
+                from guard.reconcile(%s, %s, %s, %s)
+                """,
                 (dry_run, tally.rule, batch, after),
             ).fetchone()
             connection.commit()
             if row is None:
                 raise GuardError("Another session is reconciling.", fix="Wait until it is done; nothing was lost.")
-            examined, repaired, queued, after, is_last, error = row
+            examined, repaired, queued, called_false, after, is_last, error = row
             tally.examined += examined
             tally.repaired += repaired
             tally.queued += queued
+            tally.called_false += called_false
             tally.error = error or tally.error
             on_progress(tally, examined)
             if not is_last:

@@ -47,8 +47,11 @@ select results_eq('select queued from asked', array[1], 'other values are anothe
 
 select guard.reconcile(false, 'missing_appointment');
 select count(*) from answered;
-update public.calls set session_outcome = 'appointment_booked', appointment_made = true, appointment_link_status = null,
-updated_at = now() - interval '1 hour' where id = 2;
+update public.calls
+set
+    session_outcome = 'appointment_booked', appointment_made = true, appointment_link_status = null,
+    updated_at = now() - interval '1 hour'
+where id = 2;
 select results_eq(
     $$select repaired, queued from guard.reconcile(false, 'missing_appointment')$$, 'values (1, 1)',
     'what was taken back and is claimed again is asked again'

@@ -198,7 +198,7 @@ def assign(state: State, incident: int, assignee: str) -> None:
 @incidents.command()
 @click.argument("incident", type=int)
 @click.option("--note", help="What was done.")
-@click.option("--false", "is_false", is_flag=True, help="Nothing was wrong: quiet until the row is written again.")
+@click.option("--false", "is_false", is_flag=True, help="Nothing was wrong: leave it alone until it is written again.")
 @json_option
 @pass_state
 def resolve(state: State, incident: int, note: str | None, is_false: bool) -> None:

@@ -264,7 +264,10 @@ comment on function guard.queue_violations(text, bigint[], text, boolean) is
 
 -- A row that cannot be written, because a constraint of the application's stands against it say, must not keep the
 -- others from being repaired: a batch that fails is repaired in halves, and the one row is left to a person.
-create or replace function guard.repair(p_rule text, p_ids bigint[], out repaired integer, out queued integer)
+-- called_false: rows of which a person has said that nothing is wrong, and which were not written since: left alone.
+create or replace function guard.repair(
+    p_rule text, p_ids bigint[], out repaired integer, out queued integer, out called_false integer
+)
 language plpgsql
 volatile
 security invoker
@@ -280,6 +283,7 @@ declare
 begin
     repaired := 0;
     queued := 0;
+    called_false := 0;
     -- an old snapshot does not show the appointment of a booking that only locked its call: left for the next time
     if p_rule = 'missing_appointment'
         and current_setting('transaction_isolation') <> 'read committed'
@@ -318,9 +322,21 @@ begin
         );
     end if;
     begin
-        v_ids := array(
-            select distinct v.entity_id from guard.find_violations(p_rule, p_ids => v_ids) as v order by v.entity_id
-        );
+        select
+            coalesce(array_agg(v.entity_id order by v.entity_id) filter (where not v.is_false), '{}'),
+            count(*) filter (where v.is_false)
+        into v_ids, called_false
+        from (
+            select f.entity_id, bool_or(i.id is not null) as is_false
+            from guard.find_violations(p_rule, p_ids => v_ids) as f
+            left join guard.incidents as i
+                on
+                    i.fingerprint = concat_ws(':', p_rule, v_rule.entity_type, f.entity_id)
+                    and i.is_false
+                    and i.occurred_at is not distinct from f.occurred_at
+            where f.entity_id is not null
+            group by f.entity_id
+        ) as v;
     exception
         when serialization_failure or deadlock_detected or lock_not_available then
             raise;
