@@ -10,7 +10,9 @@
 -- Repairing what stands in the tables. guard.repair is the way in: it locks the rows, judges them again, has the
 -- function that the rule names in repair_with repair them, and queues for a person what is still wrong, once. A repair
 -- function takes the ids of locked rows and returns how many it left to a person. Every change is an alert with the
--- values before it, and metadata.by = 'repair', by which guard.undo finds it.
+-- values before it, and metadata.by = 'repair', by which guard.undo finds it. A call whose link status only follows a
+-- repaired appointment has such an alert too, since its values would be lost; metadata.follows names the rule that was
+-- repaired, and it is no defect of its own.
 --
 -- Locks: FOR UPDATE on the rows, in the order of their ids; a row that another session holds is skipped, and found
 -- again the next time; so is an appointment whose call another session holds. FOR UPDATE, and not less, because it waits
@@ -39,7 +41,7 @@ $$;
 comment on function guard.changes(jsonb, jsonb) is
 'Which columns of a row changed: [{column, before, after}]; null if none did, or the triggers recorded them.';
 
--- p_before: the rows as they were.
+-- p_before: the rows as they were. What is logged for another rule than the one that guard.repair repairs follows it.
 create or replace function guard.log_repairs(p_rule text, p_entity_type text, p_before jsonb)
 returns void
 language sql
@@ -52,7 +54,10 @@ as $$
     )
     select
         r.rule, r.severity, p_entity_type, changed.id, changed.company_id, r.description,
-        jsonb_build_object('mode', 'correct', 'by', 'repair', 'changes', changed.changes), true, now()
+        jsonb_build_object('mode', 'correct', 'by', 'repair', 'changes', changed.changes)
+        || jsonb_strip_nulls(jsonb_build_object('follows', nullif(current_setting('guard.repair'), r.rule))),
+        true,
+        now()
     from guard.rules as r
     cross join (
         select c.id, c.company_id, guard.changes(b.value, to_jsonb(c)) as changes
@@ -348,7 +353,7 @@ begin
     end if;
     if v_rule.repair_with is not null then
         begin
-            perform set_config('guard.repair', 'repair', true);
+            perform set_config('guard.repair', p_rule, true);
             execute format('select %s($1)', to_regproc(v_rule.repair_with)) into queued using v_ids;
             set constraints all immediate; -- what COMMIT would say, and then of all rows
             perform set_config('guard.repair', '', true);
