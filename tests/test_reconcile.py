@@ -321,6 +321,9 @@ def test_incidents_are_worked_by_command(adopted: str, guard: RunGuard) -> None:
     shown = json.loads(guard(adopted, "incidents", "show", number, "--json").stdout)
     assert (shown["status"], shown["assignee"], shown["note"]) == ("snoozed", "ann", "looking")
     assert guard(adopted, "incidents", "resolve", number, "--false").returncode == 0
+    execute(adopted, "select guard.set_rule('tenant_mismatch', 'correct')")
+    left = guard(adopted, "reconcile", "--rule", "tenant_mismatch")
+    assert (left.returncode, left.stdout.splitlines()[-1]) == (0, "tenant_mismatch: 1 called false, left alone")
     assert len(json.loads(guard(adopted, "incidents", "list", "--json", "--limit", "1000").stdout)) == 82
 
     assert guard(adopted, "incidents", "baseline", "--take").returncode == 0

@@ -270,7 +270,7 @@ def reconcile(state: State, dry_run: bool, rule: str | None, batch: int, pause: 
     """Repair what breaks rules that stand at correct or enforce; queue for a person what cannot be repaired.
 
     It may be interrupted at any time, and goes on where it is needed. Exit status 2: something still breaks a rule;
-    1: the view of a rule failed, as its note says.
+    1: the view of a rule failed.
 
     \b
     Examples:
@@ -303,9 +303,12 @@ def reconcile(state: State, dry_run: bool, rule: str | None, batch: int, pause: 
         state.print_json([{name: getattr(tally, name) for name in columns} for tally in tallies])
     else:
         state.print_table(
-            ("rule", "mode", "#examined", "#would repair" if dry_run else "#repaired", "#queued for a person", "note"),
-            [(t.rule, t.mode, t.examined, t.repaired, t.queued, t.note) for t in tallies],
+            ("rule", "mode", "#examined", "#would repair" if dry_run else "#repaired", "#queued for a person"),
+            [(t.rule, t.mode, t.examined, t.repaired, t.queued) for t in tallies],
         )
+        for tally in tallies:
+            if tally.note:
+                state.out.print(f"\n{tally.rule}: {tally.note}")
         observing = [tally.rule for tally in tallies if tally.mode == "observe" and tally.examined]
         if observing:
             state.out.print(
