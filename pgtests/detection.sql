@@ -1,6 +1,6 @@
 -- What slipped through is found within its window, becomes one incident, and is resolved when it is gone.
 begin;
-select plan(21);
+select plan(23);
 
 select set_eq('select mode from guard.rules', array['correct'], 'every rule stands at correct');
 update guard.rules set mode = 'off';
@@ -86,6 +86,12 @@ select results_eq(
 select results_eq(
     $$select severity, entity_type, details ->> 'error' from guard.incidents where rule = 'rule_failed'$$,
     $$values ('critical', 'rule', '22012: division by zero')$$, 'and is a critical incident itself'
+);
+update guard.incidents set last_seen_at = now() - interval '1 hour';
+select lives_ok('select * from guard.detect()', 'also when it fails for an hour');
+select results_eq(
+    $$select occurrences, last_seen_at = now() from guard.incidents where rule = 'rule_failed'$$, 'values (1, true)',
+    'as one incident'
 );
 select is_empty(
     $$select from guard.incidents where fingerprint = 'missing_direction:call:1' and status = 'resolved'$$,

@@ -1,6 +1,6 @@
 -- A view that fails stops no other rule, nor one that shows a row twice, or none; and a row without times is found.
 begin;
-select plan(8);
+select plan(10);
 
 insert into public.companies (id, name) values (1, 'A');
 update guard.rules set mode = 'off';
@@ -41,12 +41,20 @@ update guard.rules set mode = 'correct' where enforceable;
 insert into guard.pending_checks (call_id, due_at) values (2, now()), (2, now());
 select results_eq('select * from guard.judge_pending()', 'values (2, 1)', 'the others are judged');
 select is((select appointment_made from public.calls where id = 2), false, 'and repaired');
-select is(
-    (select array_agg(r.rule) from guard.reconcile(false) as r where r.rule = 'missing_direction'), null,
-    'reconcile passes over it'
+select results_eq(
+    'select rule, examined, is_last, error from guard.reconcile(false) where error is not null',
+    $$values ('missing_direction', 0, true, '22012: division by zero')$$, 'reconcile says which rule fails'
 );
-select is((select count(*)::integer from guard.reconcile(false)), 9, 'and goes through the rest');
-select throws_ok($$select guard.reconcile(false, 'missing_direction')$$, '22012', null, 'unless it is asked for it');
+select is((select count(*)::integer from guard.reconcile(false)), 10, 'and goes through the rest');
+select results_eq(
+    $$select rule, error from guard.reconcile(false, 'missing_direction')$$,
+    $$values ('missing_direction', '22012: division by zero')$$, 'also when it is asked for the one'
+);
+select results_eq(
+    'select rule, marked, error from guard.take_baseline() where error is not null',
+    $$values ('missing_direction', null::bigint, '22012: division by zero')$$, 'so does the baseline'
+);
+select is((select count(marked)::integer from guard.take_baseline()), 9, 'which is taken for the rest');
 
 select * from finish();
 rollback;

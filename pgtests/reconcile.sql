@@ -130,10 +130,8 @@ select guard.resolve_review(q.id, 'it is right so') from guard.manual_review_que
 select is(
     (select sum(queued)::integer from guard.reconcile(false)), 0, 'nor after a person has answered'
 );
-update public.appointments set updated_at = now() + interval '1 minute' where id = 6;
-select is(
-    (select sum(queued)::integer from guard.reconcile(false)), 1, 'but when the row was written since'
-);
+update public.appointments set calcom_v2_booking_id = 'bk_7' where id = 6;
+select is((select sum(queued)::integer from guard.reconcile(false)), 1, 'but about another defect of the row');
 select throws_ok($$select guard.reconcile(false, 'nonsense')$$, 'ZG010', null, 'a rule that there is not');
 select throws_ok($$select guard.reconcile(false, null, 0)$$, 'ZG405', null, 'a batch of nothing');
 select throws_ok($$select guard.reconcile(false, null, null)$$, 'ZG405', null, 'nor of null');

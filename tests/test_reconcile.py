@@ -82,6 +82,38 @@ def test_the_command_repairs_and_can_undo(dirty: str, guard: RunGuard) -> None:
     assert {r["rule"]: r["violations"] for r in counts}["session_outcome_mismatch"] == 10
 
 
+@pytest.mark.parametrize(("details", "where"), [("a.id", "1 / (a.id - a.id) > 0"), ("1 / (a.id - a.id)", "true")])
+def test_a_rule_that_fails_is_named_and_stops_no_other(dirty: str, guard: RunGuard, details: str, where: str) -> None:
+    """Whether its view fails when it is counted, or only when it is read."""
+    execute(
+        dirty,
+        f"""
+        create or replace view guard.tenant_mismatch with (security_invoker = true) as
+        select
+            'tenant_mismatch' as rule, 'critical' as severity, 'appointment' as entity_type, a.id as entity_id,
+            a.company_id, now() as occurred_at, to_jsonb({details}) as details, a.id as row_id,
+            a.created_at as row_created_at
+        from public.appointments as a
+        where {where}
+        """,
+    )
+
+    planned = guard(dirty, "reconcile", "--dry-run")
+    assert planned.returncode == 1, planned.stderr
+    assert "failed: 22012: division by zero" in planned.stdout
+    done = guard(dirty, "reconcile", "--json")
+    assert done.returncode == 1, done.stderr
+    assert [(rule["rule"], rule["note"]) for rule in json.loads(done.stdout) if rule["note"]] == [
+        ("tenant_mismatch", "failed: 22012: division by zero")
+    ]
+    assert sum(rule["repaired"] for rule in json.loads(done.stdout)) == 80
+
+    taken = guard(dirty, "incidents", "baseline", "--take")
+    assert taken.returncode == 1
+    assert "tenant_mismatch failed, and was not taken: 22012: division by zero" in taken.stderr
+    assert "orphaned_appointment" in taken.stdout
+
+
 @pytest.mark.slow
 def test_killed_at_any_point_it_goes_on(dirty: str, guard: RunGuard) -> None:
     for seconds in (0.5, 0.7, 0.9):
@@ -289,6 +321,9 @@ def test_incidents_are_worked_by_command(adopted: str, guard: RunGuard) -> None:
     shown = json.loads(guard(adopted, "incidents", "show", number, "--json").stdout)
     assert (shown["status"], shown["assignee"], shown["note"]) == ("snoozed", "ann", "looking")
     assert guard(adopted, "incidents", "resolve", number, "--false").returncode == 0
+    execute(adopted, "select guard.set_rule('tenant_mismatch', 'correct')")
+    left = guard(adopted, "reconcile", "--rule", "tenant_mismatch")
+    assert (left.returncode, left.stdout.splitlines()[-1]) == (0, "tenant_mismatch: 1 called false, left alone")
     assert len(json.loads(guard(adopted, "incidents", "list", "--json", "--limit", "1000").stdout)) == 82
 
     assert guard(adopted, "incidents", "baseline", "--take").returncode == 0

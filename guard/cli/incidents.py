@@ -207,7 +207,7 @@ def assign(state: State, incident: int, assignee: str) -> None:
 @incidents.command()
 @click.argument("incident", type=int)
 @click.option("--note", help="What was done.")
-@click.option("--false", "is_false", is_flag=True, help="Nothing was wrong: quiet until the row is written again.")
+@click.option("--false", "is_false", is_flag=True, help="Nothing was wrong: leave it alone until it is written again.")
 @json_option
 @pass_state
 def resolve(state: State, incident: int, note: str | None, is_false: bool) -> None:
@@ -236,8 +236,10 @@ def baseline(state: State, take: bool, rule: str | None) -> None:
       guard incidents baseline --take
       guard incidents baseline
     """
+    failed = []
     if take:
-        state.query("select * from guard.take_baseline(%(rule)s)", rule=rule)
+        taken = state.query("select * from guard.take_baseline(%(rule)s)", rule=rule)
+        failed = [f"{r['rule']} failed, and was not taken: {r['error']}" for r in taken if r["error"]]
     elif rule is not None:
         raise click.UsageError("--rule goes with --take.")
     rows = state.query("select * from guard.refresh_baseline()")
@@ -253,6 +255,8 @@ def baseline(state: State, take: bool, rule: str | None) -> None:
                 for r in rows
             ],
         )
+    if failed:
+        raise GuardError("; ".join(failed), fix="Mend the view of the rule; the others were taken.")
 
 
 @click.command(short_help="Repair what breaks rules at correct or enforce.")
@@ -274,7 +278,8 @@ def baseline(state: State, take: bool, rule: str | None) -> None:
 def reconcile(state: State, dry_run: bool, rule: str | None, batch: int, pause: float) -> None:
     """Repair what breaks rules that stand at correct or enforce; queue for a person what cannot be repaired.
 
-    It may be interrupted at any time, and goes on where it is needed. Exit status 2: something still breaks a rule.
+    It may be interrupted at any time, and goes on where it is needed. Exit status 2: something still breaks a rule;
+    1: the view of a rule failed.
 
     \b
     Examples:
@@ -303,19 +308,24 @@ def reconcile(state: State, dry_run: bool, rule: str | None, batch: int, pause: 
             )
         left = sum(tally.standing for tally in reconciliation.survey(connection, rule))
     if state.as_json:
-        columns = ("rule", "mode", "examined", "repaired", "queued")
+        columns = ("rule", "mode", "examined", "repaired", "queued", "note")
         state.print_json([{name: getattr(tally, name) for name in columns} for tally in tallies])
     else:
         state.print_table(
             ("rule", "mode", "#examined", "#would repair" if dry_run else "#repaired", "#queued for a person"),
             [(t.rule, t.mode, t.examined, t.repaired, t.queued) for t in tallies],
         )
+        for tally in tallies:
+            if tally.note:
+                state.out.print(f"\n{tally.rule}: {tally.note}")
         observing = [tally.rule for tally in tallies if tally.mode == "observe" and tally.examined]
         if observing:
             state.out.print(
                 f"\nWhat only observes is not repaired; to have it repaired: "
                 f"guard rules set {observing[0] if len(observing) == 1 else 'RULE'} --mode correct"
             )
+    if any(tally.error for tally in tallies):
+        click.get_current_context().exit(1)
     if left:
         click.get_current_context().exit(FOUND)
 

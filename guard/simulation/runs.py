@@ -260,7 +260,7 @@ def _measure(run: _Run, throughput: Throughput | None) -> Result:
             """
             select a.alert_type, count(distinct a.entity_id)
             from guard.data_consistency_alerts as a
-            where a.auto_corrected
+            where a.auto_corrected and not a.metadata ? 'follows'
             group by a.alert_type
             """
         ).fetchall()

@@ -5,9 +5,10 @@
 -- cleared. What breaks a rule after it was cleared is a new defect. Raises ZG010 (no such rule).
 
 -- Marks all that breaks a rule now, or all rules but facts, and resolves its incidents. Looks at everything: cost as an
--- audit's. Locks: the marked rows of guard.baseline.
+-- audit's. Where a rule's view fails, marked is null and error says why; it keeps no other rule from being marked.
+-- Locks: the marked rows of guard.baseline.
 create or replace function guard.take_baseline(p_rule text = null)
-returns table (rule text, marked bigint)
+returns table (rule text, marked bigint, error text)
 language plpgsql
 volatile
 security definer -- operators mark without having the rights on the application's tables
@@ -24,27 +25,36 @@ begin
     for rule in
         select r.rule from guard.rules as r where r.severity <> 'info' and r.rule = coalesce(p_rule, r.rule) order by r.rule
     loop
-        insert into guard.baseline as b (rule, entity_type, entity_id, company_id)
-        select distinct on (v.entity_id) r.rule, r.entity_type, v.entity_id, v.company_id
-        from guard.rules as r
-        cross join lateral guard.find_violations(r.rule) as v
-        where r.rule = take_baseline.rule and v.entity_id is not null
-        order by v.entity_id
-        on conflict on constraint baseline_pkey do update set marked_at = now(), cleared_at = null
-        where b.cleared_at is not null;
-        get diagnostics marked = row_count;
-        update guard.incidents as i
-        set
-            status = 'resolved', snoozed_until = null, resolved_at = now(), resolved_by = 'baseline', updated_at = now()
-        where
-            i.rule = take_baseline.rule
-            and i.status <> 'resolved'
-            and exists (
-                select from guard.baseline as b
-                where b.rule = i.rule and b.entity_id = i.entity_id and b.cleared_at is null
-            );
-        insert into guard.audit_log (action, object, after)
-        values ('take_baseline', take_baseline.rule, jsonb_build_object('marked', marked));
+        error := null;
+        begin
+            insert into guard.baseline as b (rule, entity_type, entity_id, company_id)
+            select distinct on (v.entity_id) r.rule, r.entity_type, v.entity_id, v.company_id
+            from guard.rules as r
+            cross join lateral guard.find_violations(r.rule) as v
+            where r.rule = take_baseline.rule and v.entity_id is not null
+            order by v.entity_id
+            on conflict on constraint baseline_pkey do update set marked_at = now(), cleared_at = null
+            where b.cleared_at is not null;
+            get diagnostics marked = row_count;
+            update guard.incidents as i
+            set
+                status = 'resolved', snoozed_until = null, resolved_at = now(), resolved_by = 'baseline', updated_at = now()
+            where
+                i.rule = take_baseline.rule
+                and i.status <> 'resolved'
+                and exists (
+                    select from guard.baseline as b
+                    where b.rule = i.rule and b.entity_id = i.entity_id and b.cleared_at is null
+                );
+            insert into guard.audit_log (action, object, after)
+            values ('take_baseline', take_baseline.rule, jsonb_build_object('marked', marked));
+        exception
+            when serialization_failure or deadlock_detected or lock_not_available then
+                raise;
+            when others then
+                marked := null;
+                error := format('%s: %s', sqlstate, guard.mask_phones(sqlerrm));
+        end;
         return next;
     end loop;
 end

@@ -47,7 +47,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- set while guard.repair runs: what it leaves as it is, is no news
+    -- the rule that guard.repair repairs, or undo: what is left as it is then, is no news
     v_repair constant text := nullif(current_setting('guard.repair', true), '');
 begin
     insert into guard.data_consistency_alerts (
@@ -62,7 +62,8 @@ begin
         min(r.description),
         jsonb_strip_nulls(jsonb_build_object(
             'mode', m.mode,
-            'by', v_repair,
+            'by', case when v_repair <> 'undo' then 'repair' else v_repair end,
+            'follows', case when m.rule = 'inconsistent_link_status' and v_repair <> 'undo' then nullif(v_repair, m.rule) end,
             'changes', jsonb_agg(jsonb_build_object('column', m."column", 'before', m.before, 'after', m.after))
                 filter (where m."column" is not null)
         )),

@@ -7,7 +7,7 @@
 --
 -- Finding what slipped through. A rule's view is the one definition; everything here asks it, over a window of time or
 -- for given rows, and turns what it answers into incidents. What the baseline holds is known and not news.
--- A rule whose view fails is itself a critical incident, and stops no other.
+-- A rule whose view fails is itself a critical incident, and stops no other. Incidents of a rule that is off are over.
 -- Raises ZG404 (a window that is none).
 
 -- The violations of one rule, dynamic because the rule names its view. Each bound may be null. Rows that were written
@@ -53,6 +53,8 @@ comment on function guard.find_violations(text, timestamp with time zone, bigint
 
 -- One rule, over a window or over given rows: opens and refreshes incidents, and resolves those that are gone; over
 -- given rows only those of these rows. violations counts what is not of the baseline; null if the view failed.
+-- While more stands than is kept, and places get free, everything is looked at whatever the window: the next ones are found
+-- at any age. Not for each place, but for a tenth of them. Only a look at everything can tell that no more stands.
 create or replace function guard.detect_rule(
     p_rule text, p_since timestamp with time zone, p_ids bigint[], out violations bigint, out new_incidents bigint
 )
@@ -63,43 +65,41 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     c_cap constant integer := guard.setting('incident_sample_cap')::integer;
+    c_overflow constant text := format('rule_overflow:rule:%s', p_rule);
+    -- how many there were, when they were counted last
+    v_known constant bigint := (
+        select (i.details ->> 'found')::bigint
+        from guard.incidents as i
+        where i.fingerprint = c_overflow and i.status <> 'resolved'
+    );
+    v_since constant timestamptz := case
+        when
+            v_known is null
+            or (select count(*) from guard.incidents as i where i.rule = p_rule and i.status <> 'resolved') > 0.9 * c_cap
+            then p_since
+    end;
+    v_is_everything constant boolean := v_since is null and p_ids is null;
     v_rule guard.rules;
-    v_ids bigint[];
+    v_count bigint;
     v_found jsonb;
-    v_standing bigint[];
+    v_gone bigint[];
     v_error text;
-    v_overflow constant text := format('rule_overflow:rule:%s', p_rule);
 begin
     select r.* into v_rule from guard.rules as r where r.rule = p_rule;
     begin
-        -- the newest of them, when there are more than are kept
-        select
-            count(*),
-            array_agg(v.entity_id),
-            jsonb_agg(
-                jsonb_build_object(
-                    'rule', p_rule, 'severity', v_rule.severity, 'entity_type', v_rule.entity_type,
-                    'entity_id', v.entity_id, 'company_id', v.company_id, 'occurred_at', v.occurred_at,
-                    'description', v_rule.description, 'details', v.details
+        with found as (
+            -- a view that joins may show a row more than once
+            select distinct on (f.entity_id) f.*
+            from guard.find_violations(p_rule, v_since, p_ids) as f
+            where
+                f.entity_id is not null
+                and not exists (
+                    select from guard.baseline as b
+                    where b.rule = p_rule and b.entity_id = f.entity_id and b.cleared_at is null
                 )
-            ) filter (where v.place <= c_cap)
-        into violations, v_ids, v_found
-        from (
-            select w.*, row_number() over (order by w.occurred_at desc nulls last) as place
-            from (
-                -- a view that joins may show a row more than once
-                select distinct on (f.entity_id) f.*
-                from guard.find_violations(p_rule, p_since, p_ids) as f
-                where f.entity_id is not null
-                order by f.entity_id, f.occurred_at desc nulls last
-            ) as w
-            where not exists (
-                select from guard.baseline as b
-                where b.rule = p_rule and b.entity_id = w.entity_id and b.cleared_at is null
-            )
-        ) as v;
-        -- what stands open and was not found is gone, or is older than the window: asked for by its id
-        v_standing := array(
+            order by f.entity_id, f.occurred_at desc nulls last
+        ),
+        standing as (
             select i.entity_id
             from guard.incidents as i
             where
@@ -107,16 +107,42 @@ begin
                 and i.entity_type = v_rule.entity_type
                 and i.status <> 'resolved'
                 and (p_ids is null or i.entity_id = any(p_ids))
+        ),
+        missed as (
+            select s.entity_id from standing as s
             except
-            select unnest(v_ids)
-        );
-        if v_standing <> '{}' and p_ids is null then
-            v_standing := array(
-                select unnest(v_standing)
+            select f.entity_id from found as f
+        ),
+        -- what stands open and was not found is gone, or is older than the window: asked for by its id
+        older as (
+            select distinct on (o.entity_id) o.*
+            from guard.find_violations(p_rule, p_ids => array(select m.entity_id from missed as m)) as o
+            where v_since is not null and exists (select from missed as m)
+            order by o.entity_id, o.occurred_at desc nulls last
+        ),
+        seen as (
+            select f.*, row_number() over (order by f.occurred_at desc nulls last) as place from found as f
+            union all
+            select o.*, null as place from older as o
+        )
+        -- the newest of them, when there are more than are kept, and what stands open
+        select
+            count(v.place),
+            jsonb_agg(
+                jsonb_build_object(
+                    'rule', p_rule, 'severity', v_rule.severity, 'entity_type', v_rule.entity_type,
+                    'entity_id', v.entity_id, 'company_id', v.company_id, 'occurred_at', v.occurred_at,
+                    'description', v_rule.description, 'details', v.details
+                )
+            ) filter (where v.place <= c_cap or s.entity_id is not null),
+            array(
+                select m.entity_id from missed as m
                 except
-                select w.entity_id from guard.find_violations(p_rule, p_ids => v_standing) as w
-            );
-        end if;
+                select o.entity_id from older as o
+            )
+        into violations, v_found, v_gone
+        from seen as v
+        left join standing as s on v.entity_id = s.entity_id;
     exception
         when serialization_failure or deadlock_detected then
             raise;
@@ -131,21 +157,22 @@ begin
         )));
         return;
     end if;
-    new_incidents := guard.open_incidents(v_found);
     perform guard.resolve_incidents(
         array_append(
-            array(select concat_ws(':', p_rule, v_rule.entity_type, s.id) from unnest(v_standing) as s (id)),
+            array(select concat_ws(':', p_rule, v_rule.entity_type, g.id) from unnest(v_gone) as g (id)),
             'rule_failed:rule:' || p_rule
         )
     );
-    if violations > c_cap then
+    new_incidents := guard.open_incidents(v_found);
+    v_count := case when v_is_everything then violations else greatest(violations, v_known) end;
+    if v_count > c_cap then
         perform guard.open_incidents(jsonb_build_array(jsonb_build_object(
             'rule', 'rule_overflow', 'severity', v_rule.severity, 'entity_type', 'rule', 'subject', p_rule,
-            'description', format('%s is broken more often than incidents are kept', p_rule),
-            'details', jsonb_build_object('subject', p_rule, 'found', violations, 'kept', c_cap)
+            'description', format('%s rows break %s, and no more than %s are kept as incidents', v_count, p_rule, c_cap),
+            'details', jsonb_build_object('subject', p_rule, 'found', v_count, 'kept', c_cap)
         )));
-    elsif p_ids is null then
-        perform guard.resolve_incidents(array[v_overflow]);
+    elsif v_is_everything then
+        perform guard.resolve_incidents(array[c_overflow]);
     end if;
 end
 $$;
@@ -184,6 +211,19 @@ begin
     select r.rule, r.severity, d.violations, d.new_incidents
     from (select e.* from guard.rules as e where e.mode <> 'off' order by e.rule) as r
     cross join lateral guard.detect_rule(r.rule, v_since, null) as d;
+    -- of a rule that is off, or is no more, nobody can say whether it still stands
+    perform guard.resolve_incidents(
+        array(
+            select i.fingerprint
+            from guard.incidents as i
+            left join guard.rules as a
+                on
+                    a.rule = case i.entity_type when 'rule' then i.details ->> 'subject' else i.rule end
+                    and a.mode <> 'off'
+            where i.status <> 'resolved' and i.entity_type <> 'job' and a.rule is null
+        ),
+        'rule off'
+    );
 end
 $$;
 

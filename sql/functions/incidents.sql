@@ -10,8 +10,9 @@
 -- p_found: [{"rule", "severity", "entity_type", "entity_id", "company_id", "subject", "occurred_at", "description",
 -- "details"}]; where there is no entity_id the subject tells incidents of one rule apart. Returns how many are new, or
 -- have come back after they were resolved: those get an alert, unless the write that made the defect left one, and a
--- message in the outbox. A rule keeps at most incident_sample_cap standing incidents.
--- What a person called false stays quiet until the row is written again.
+-- message in the outbox; so does one whose snooze is over, which is not new. A rule keeps at most incident_sample_cap
+-- standing incidents. What a person called false stays quiet until the row is written again. A defect that stands as it was is
+-- written once a minute, not each time it is seen.
 -- Locks: an advisory lock, one session at a time: so what it reads before it writes holds.
 create or replace function guard.open_incidents(p_found jsonb)
 returns integer
@@ -39,6 +40,13 @@ begin
             f.*,
             i.id is null as is_new,
             coalesce(i.status = 'resolved', false) as is_back,
+            coalesce(i.status = 'snoozed', false) as was_snoozed,
+            i.id is not null
+            and i.status <> 'resolved'
+            and coalesce(i.snoozed_until > now(), true)
+            and i.last_seen_at >= now() - interval '1 minute'
+            and coalesce(i.occurred_at >= f.occurred_at, true)
+            and i.details = coalesce(f.details, '{}') as is_known,
             coalesce(i.is_false and f.occurred_at is not distinct from i.occurred_at, false) as is_quiet,
             row_number() over (partition by f.rule, i.id is null order by f.occurred_at desc nulls last) as place
         from found as f
@@ -54,7 +62,7 @@ begin
         select k.*
         from known as k
         left join standing as s on k.rule = s.rule
-        where not k.is_quiet and (not k.is_new or k.place <= c_cap - coalesce(s.incidents, 0))
+        where not k.is_quiet and not k.is_known and (not k.is_new or k.place <= c_cap - coalesce(s.incidents, 0))
     ),
     written as (
         insert into guard.incidents as i (
@@ -71,7 +79,8 @@ begin
             company_id = excluded.company_id,
             description = excluded.description,
             details = excluded.details,
-            occurrences = i.occurrences + (i.status = 'resolved' or i.occurred_at < excluded.occurred_at)::integer,
+            occurrences = i.occurrences
+            + (i.status = 'resolved' or coalesce(i.occurred_at < excluded.occurred_at, false))::integer,
             occurred_at = excluded.occurred_at,
             first_seen_at = case when i.status = 'resolved' then now() else i.first_seen_at end,
             last_seen_at = now(),
@@ -81,21 +90,18 @@ begin
             acknowledged_at = case when i.status <> 'resolved' then i.acknowledged_at end,
             resolved_at = null,
             resolved_by = null,
-            last_notified_at = case when i.status = 'resolved' then excluded.last_notified_at else i.last_notified_at end,
+            last_notified_at = case
+                when i.status = 'resolved' or i.snoozed_until <= now() then excluded.last_notified_at
+                else i.last_notified_at
+            end,
             updated_at = now()
-        where
-            -- a defect that stands is written once a minute, not each time it is seen
-            i.status = 'resolved'
-            or i.snoozed_until <= now()
-            or i.last_seen_at < now() - interval '1 minute'
-            or i.occurred_at < excluded.occurred_at
         returning i.*
     ),
     fresh as (
-        select w.*
+        select w.*, k.is_new or k.is_back as is_news
         from written as w
         inner join kept as k on w.fingerprint = k.fingerprint
-        where k.is_new or k.is_back
+        where k.is_new or k.is_back or (k.was_snoozed and w.status = 'open')
     ),
     logged as (
         insert into guard.data_consistency_alerts (
@@ -105,7 +111,7 @@ begin
             f.rule, f.severity, f.entity_type, f.entity_id, f.company_id, f.description,
             jsonb_build_object('mode', 'detect', 'details', f.details, 'occurred_at', f.occurred_at)
         from fresh as f
-        where not exists (
+        where f.is_news and not exists (
             select from guard.data_consistency_alerts as a
             where
                 a.alert_type = f.rule
@@ -116,15 +122,15 @@ begin
         )
     ),
     -- Not through guard.notify, which would take an id of many digits for a phone number. Where there is no id, the
-    -- description names the job or rule, and the error is guard's own.
+    -- description names the job or rule, and the error says why.
     told as (
         insert into guard.notifications (severity, kind, entity_type, entity_id, company_id, message)
         select
             f.severity, f.rule, f.entity_type, f.entity_id, f.company_id,
             concat_ws(
                 ': ', f.rule, f.entity_type || ' ' || f.entity_id, d.description,
-                case when f.entity_id is null then f.details ->> 'error' end
-            )
+                case when f.entity_id is null then guard.mask_phones(f.details ->> 'error') end
+            ) || case when f.is_news then '' else '; it was snoozed, and still stands' end
         from fresh as f
         inner join (
             select m.description as unmasked, guard.mask_phones(m.description) as description
@@ -132,7 +138,7 @@ begin
         ) as d on f.description = d.unmasked
         where f.severity <> 'info'
     )
-    select count(*) into v_fresh from fresh as f;
+    select count(*) into v_fresh from fresh as f where f.is_news;
     return v_fresh;
 end
 $$;

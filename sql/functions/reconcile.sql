@@ -7,12 +7,14 @@
 -- transaction, so a batch is to be committed before the next. Raises ZG010 (no such rule), ZG405 (no such batch).
 
 -- A dry run does the same in a subtransaction and takes it back: it says exactly what would happen. p_after: the id to
--- go on after, instead of what was kept. is_last: the batch was the last of its rule.
+-- go on after, instead of what was kept. is_last: the batch was the last of its rule. error: the rule's view fails, and
+-- nothing was done; the other rules are gone through all the same. called_false: see guard.repair.
 create or replace function guard.reconcile(
     p_dry_run boolean = true, p_rule text = null, p_batch integer = 1000, p_after bigint = null
 )
 returns table (
-    rule text, examined integer, repaired integer, queued integer, last_id bigint, is_last boolean
+    rule text, examined integer, repaired integer, queued integer, last_id bigint, is_last boolean, error text,
+    called_false integer
 )
 language plpgsql
 volatile
@@ -50,6 +52,7 @@ begin
         if p_dry_run and p_after is null then
             last_id := 0;
         end if;
+        error := null;
         begin
             v_ids := array(
                 select v.entity_id from guard.find_violations(rule, p_after => last_id, p_limit => p_batch) as v
@@ -58,16 +61,18 @@ begin
             when serialization_failure or deadlock_detected or lock_not_available then
                 raise;
             when others then
-                if p_rule is not null then
-                    raise;
-                end if;
-                continue; -- guard.detect says so: rule_failed
+                select 0, 0, 0, 0, true, format('%s: %s', sqlstate, guard.mask_phones(sqlerrm))
+                into examined, repaired, queued, called_false, is_last, error;
+                return next;
+                continue;
         end;
         begin
             examined := cardinality(v_ids);
             is_last := examined < p_batch;
             last_id := coalesce(v_ids[examined], last_id);
-            select f.repaired, f.queued into repaired, queued from guard.repair(rule, v_ids) as f;
+            select f.repaired, f.queued, f.called_false
+            into repaired, queued, called_false
+            from guard.repair(rule, v_ids) as f;
             if p_dry_run then
                 raise exception using errcode = 'ZG499';
             end if;

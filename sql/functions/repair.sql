@@ -4,13 +4,15 @@
 -- provides: function guard.rewrite_appointments(bigint[])
 -- provides: function guard.repair_missing_appointment(bigint[])
 -- provides: function guard.repair_inconsistent_link_status(bigint[])
--- provides: function guard.queue_violations(text, bigint[], text)
+-- provides: function guard.queue_violations(text, bigint[], text, boolean)
 -- provides: function guard.repair(text, bigint[])
 --
 -- Repairing what stands in the tables. guard.repair is the way in: it locks the rows, judges them again, has the
 -- function that the rule names in repair_with repair them, and queues for a person what is still wrong, once. A repair
 -- function takes the ids of locked rows and returns how many it left to a person. Every change is an alert with the
--- values before it, and metadata.by = 'repair', by which guard.undo finds it.
+-- values before it, and metadata.by = 'repair', by which guard.undo finds it. A call whose link status only follows a
+-- repaired appointment has such an alert too, since its values would be lost; metadata.follows names the rule that was
+-- repaired, and it is no defect of its own.
 --
 -- Locks: FOR UPDATE on the rows, in the order of their ids; a row that another session holds is skipped, and found
 -- again the next time; so is an appointment whose call another session holds. FOR UPDATE, and not less, because it waits
@@ -39,7 +41,7 @@ $$;
 comment on function guard.changes(jsonb, jsonb) is
 'Which columns of a row changed: [{column, before, after}]; null if none did, or the triggers recorded them.';
 
--- p_before: the rows as they were.
+-- p_before: the rows as they were. What is logged for another rule than the one that guard.repair repairs follows it.
 create or replace function guard.log_repairs(p_rule text, p_entity_type text, p_before jsonb)
 returns void
 language sql
@@ -52,7 +54,10 @@ as $$
     )
     select
         r.rule, r.severity, p_entity_type, changed.id, changed.company_id, r.description,
-        jsonb_build_object('mode', 'correct', 'by', 'repair', 'changes', changed.changes), true, now()
+        jsonb_build_object('mode', 'correct', 'by', 'repair', 'changes', changed.changes)
+        || jsonb_strip_nulls(jsonb_build_object('follows', nullif(current_setting('guard.repair'), r.rule))),
+        true,
+        now()
     from guard.rules as r
     cross join (
         select c.id, c.company_id, guard.changes(b.value, to_jsonb(c)) as changes
@@ -86,7 +91,8 @@ $$;
 comment on function guard.rewrite_calls(bigint[]) is
 'Repairs calls whose own triggers know how: writes them as they are.';
 
--- The same for appointments; the calls that they are linked to follow, and what these said before is recorded as well.
+-- The same for appointments, of those that can be linked: to write the others would only move their updated_at, where the
+-- application keeps it. The calls that they are linked to follow, and what these said before is recorded as well.
 create or replace function guard.rewrite_appointments(p_ids bigint[])
 returns integer
 language plpgsql
@@ -95,23 +101,26 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_calls constant jsonb := (
-        select jsonb_agg(to_jsonb(c))
-        from public.calls as c
-        where
-            c.booking_id = any(array(
-                select a.calcom_v2_booking_id from public.appointments as a where a.id = any(p_ids)
-            ))
-    );
+    v_ids bigint[];
+    v_calls jsonb;
 begin
-    update public.appointments as a set source = a.source where a.id = any(p_ids);
+    select array_agg(k.id), jsonb_agg(distinct k.row_before) into v_ids, v_calls
+    from (
+        select a.id, (array_agg(to_jsonb(c)))[1] as row_before
+        from public.appointments as a
+        inner join public.calls as c on a.calcom_v2_booking_id = c.booking_id and a.company_id = c.company_id
+        where a.id = any(p_ids) and a.call_id is null
+        group by a.id
+        having count(*) = 1
+    ) as k;
+    update public.appointments as a set source = a.source where a.id = any(v_ids);
     perform guard.log_repairs('inconsistent_link_status', 'call', v_calls);
     return 0;
 end
 $$;
 
 comment on function guard.rewrite_appointments(bigint[]) is
-'Repairs appointments whose own triggers know how: writes them as they are.';
+'Repairs appointments whose own triggers know which call they belong to: writes them as they are.';
 
 -- The phantom booking. The evidence is one appointment of the company that carries the call's booking id and belongs to
 -- no call: that is linked. Without it the call's claim is taken back, and a person is asked.
@@ -164,7 +173,7 @@ begin
     );
     -- where the triggers do not let calls follow, those that were linked still say what they said
     perform guard.calls_follow(array(select unnest(p_ids) except select unnest(v_rest)));
-    perform guard.queue_violations('missing_appointment', v_rest);
+    perform guard.queue_violations('missing_appointment', v_rest, p_again => true);
     perform guard.take_back_claims(v_rest, 'missing_appointment');
     perform guard.log_repairs('missing_appointment', 'call', v_calls);
     return cardinality(v_rest);
@@ -193,8 +202,12 @@ $$;
 comment on function guard.repair_inconsistent_link_status(bigint[]) is
 'Repairs link status and flags of calls: they follow the appointments.';
 
--- Asks a person about violations, once: not again after an answer, unless the row was written since.
-create or replace function guard.queue_violations(p_rule text, p_ids bigint[], p_error text = null)
+-- Asks a person about violations, once. After an answer not again, unless it is another defect: its values are others, or
+-- its incident was resolved and has opened again since; when the row was written says nothing, since triggers of the
+-- application's may move updated_at. p_again: another defect in any case, since the one that was asked about was repaired.
+create or replace function guard.queue_violations(
+    p_rule text, p_ids bigint[], p_error text = null, p_again boolean = false
+)
 returns integer
 language plpgsql
 volatile
@@ -209,7 +222,7 @@ begin
             c.id as call_id,
             c.retell_call_id,
             case r.entity_type when 'appointment' then 'appointment ' || v.entity_id else '' end as subject,
-            v.occurred_at,
+            concat_ws(':', r.rule, r.entity_type, v.entity_id) as fingerprint,
             jsonb_strip_nulls(jsonb_build_object(
                 'entity_type', r.entity_type, 'entity_id', v.entity_id, 'company_id', v.company_id,
                 'details', v.details, 'error', p_error
@@ -230,7 +243,20 @@ begin
                 q.call_id is not distinct from a.call_id
                 and q.reason = p_rule
                 and q.subject = a.subject
-                and (q.status <> 'resolved' or q.created_at >= a.occurred_at)
+                and (
+                    q.status <> 'resolved'
+                    or not (
+                        p_again
+                        or q.context -> 'details' is distinct from a.context -> 'details'
+                        or exists (
+                            select from guard.incidents as i
+                            where
+                                i.fingerprint = a.fingerprint
+                                and i.first_seen_at > i.created_at
+                                and i.first_seen_at > q.resolved_at
+                        )
+                    )
+                )
         )
     on conflict do nothing;
     get diagnostics v_queued = row_count;
@@ -238,12 +264,15 @@ begin
 end
 $$;
 
-comment on function guard.queue_violations(text, bigint[], text) is
+comment on function guard.queue_violations(text, bigint[], text, boolean) is
 'Ask a person about rows that break a rule, once; returns how many items are new.';
 
 -- A row that cannot be written, because a constraint of the application's stands against it say, must not keep the
 -- others from being repaired: a batch that fails is repaired in halves, and the one row is left to a person.
-create or replace function guard.repair(p_rule text, p_ids bigint[], out repaired integer, out queued integer)
+-- called_false: rows of which a person has said that nothing is wrong, and which were not written since: left alone.
+create or replace function guard.repair(
+    p_rule text, p_ids bigint[], out repaired integer, out queued integer, out called_false integer
+)
 language plpgsql
 volatile
 security invoker
@@ -259,6 +288,7 @@ declare
 begin
     repaired := 0;
     queued := 0;
+    called_false := 0;
     -- an old snapshot does not show the appointment of a booking that only locked its call: left for the next time
     if p_rule = 'missing_appointment'
         and current_setting('transaction_isolation') <> 'read committed'
@@ -297,9 +327,21 @@ begin
         );
     end if;
     begin
-        v_ids := array(
-            select distinct v.entity_id from guard.find_violations(p_rule, p_ids => v_ids) as v order by v.entity_id
-        );
+        select
+            coalesce(array_agg(v.entity_id order by v.entity_id) filter (where not v.is_false), '{}'),
+            count(*) filter (where v.is_false)
+        into v_ids, called_false
+        from (
+            select f.entity_id, bool_or(i.id is not null) as is_false
+            from guard.find_violations(p_rule, p_ids => v_ids) as f
+            left join guard.incidents as i
+                on
+                    i.fingerprint = concat_ws(':', p_rule, v_rule.entity_type, f.entity_id)
+                    and i.is_false
+                    and i.occurred_at is not distinct from f.occurred_at
+            where f.entity_id is not null
+            group by f.entity_id
+        ) as v;
     exception
         when serialization_failure or deadlock_detected or lock_not_available then
             raise;
@@ -311,7 +353,7 @@ begin
     end if;
     if v_rule.repair_with is not null then
         begin
-            perform set_config('guard.repair', 'repair', true);
+            perform set_config('guard.repair', p_rule, true);
             execute format('select %s($1)', to_regproc(v_rule.repair_with)) into queued using v_ids;
             set constraints all immediate; -- what COMMIT would say, and then of all rows
             perform set_config('guard.repair', '', true);

@@ -125,7 +125,8 @@ comment on function guard.drop_alert_month(text) is
 
 -- One batch of each table. A message goes with its deliveries and its rows of the outbox, unless it could not be
 -- delivered: that stays until somebody has seen to it. What nobody sent goes when incidents do. What a person
--- did (audit_log, manual_review_queue) and what bookings rest on (booking_intents, remote_bookings) stays for good.
+-- did (audit_log, manual_review_queue, an incident called false, which would else be opened again) and what bookings rest
+-- on (booking_intents, remote_bookings) stays for good.
 -- Locks: the deleted rows.
 create or replace function guard.prune_history(p_now timestamp with time zone = now())
 returns jsonb
@@ -201,7 +202,10 @@ begin
     ),
     incidents as (
         delete from guard.incidents
-        where id in (select i.id from guard.incidents as i where i.resolved_at < v_incidents_until limit v_batch)
+        where id in (
+            select i.id from guard.incidents as i
+            where i.resolved_at < v_incidents_until and not i.is_false limit v_batch
+        )
         returning 'incidents' as what
     ),
     job_runs as (

@@ -59,7 +59,8 @@ comment on column guard_bi.incidents.acknowledged_date is 'The day of acknowledg
 comment on column guard_bi.incidents.resolved_at is 'When it was resolved.';
 comment on column guard_bi.incidents.resolved_date is 'The day of resolved_at, in settings.app_timezone.';
 comment on column guard_bi.incidents.assignee is 'Who looks after it.';
-comment on column guard_bi.incidents.resolved_by is 'Who resolved it; guard: the defect was gone.';
+comment on column guard_bi.incidents.resolved_by is
+'Who resolved it; guard: the defect was gone; rule off: its rule was switched off.';
 comment on column guard_bi.incidents.is_false is 'Whether a person found that nothing was wrong.';
 comment on column guard_bi.incidents.detection_seconds is
 'From the write to the finding, in seconds; null where the write is not known.';
