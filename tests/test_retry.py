@@ -42,7 +42,7 @@ class Remote:
         return "booked"
 
 
-class Held(Exception):
+class ClientError(Exception):
     """An error with these attributes."""
 
     def __init__(self, **attributes: object) -> None:
@@ -116,10 +116,10 @@ def test_what_may_succeed() -> None:
 def test_the_status_of_an_http_error_is_found_wherever_its_client_keeps_it(status: int) -> None:
     errors = {
         "urllib": urllib.error.HTTPError("http://calendar", status, "no", Message(), None),
-        "requests, httpx": Held(response=SimpleNamespace(status_code=status)),
-        "its own, and no response": Held(response=None, status_code=status),
-        "aiohttp": Held(status=status, message="no"),
-        "SDKs": Held(status_code=status, code="slot_taken"),
+        "requests, httpx": ClientError(response=SimpleNamespace(status_code=status)),
+        "its own, and no response": ClientError(response=None, status_code=status),
+        "aiohttp": ClientError(status=status, message="no"),
+        "SDKs": ClientError(status_code=status, code="slot_taken"),
     }
     assert {client: http_status(error) for client, error in errors.items()} == dict.fromkeys(errors, status)
     assert {can_succeed(error) for error in errors.values()} == {status in (429, 503)}
@@ -127,7 +127,8 @@ def test_the_status_of_an_http_error_is_found_wherever_its_client_keeps_it(statu
 
 def test_what_is_no_http_status_is_taken_for_none() -> None:
     # aiohttp's status before there is an answer, a websocket's close code, an SDK's own code, a flag
-    for error in (Held(status=0), Held(code=1006), Held(code="busy"), Held(status=True), OSError(5, "io"), Held()):
+    errors = [ClientError(**held) for held in ({"status": 0}, {"code": 1006}, {"code": "busy"}, {"status": True}, {})]
+    for error in (*errors, OSError(5, "io")):
         assert http_status(error) is None
         assert can_succeed(error)
 
