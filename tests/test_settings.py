@@ -28,8 +28,10 @@ def set_setting(dsn: str, name: str, value: str) -> None:
 
 def test_what_python_reads_is_what_the_database_is_given(database: str) -> None:
     with psycopg.connect(database) as connection:
-        rows = connection.execute("select name, default_value, unit, description from guard.settings").fetchall()
-    found = {d.name: (d.default, d.unit, d.description) for d in declared().values()}
+        rows = connection.execute(
+            "select name, default_value, unit, min_value::text, max_value::text, description from guard.settings"
+        ).fetchall()
+    found = {d.name: (d.default, d.unit, *(d.bounds or (None, None)), d.description) for d in declared().values()}
     zone = found.pop("app_timezone")
     assert zone[0] is None
     assert found == {name: tuple(rest) for name, *rest in rows if name != "app_timezone"}
@@ -110,10 +112,57 @@ def test_an_environment_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         Settings.load()
 
 
-def test_a_table_that_cannot_be(database: str) -> None:
-    set_setting(database, "failure_threshold", "0")
-    with pytest.raises(GuardError, match="failure_threshold cannot be '0', as the table says"):
+def test_a_table_that_cannot_be(database: str, guard: RunGuard) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:  # as an older version may have let through
+        connection.execute("update guard.settings set value = '0' where name = 'failure_threshold'")
+    with pytest.raises(GuardError, match="failure_threshold cannot be '0', as the table says") as refused:
         Settings.load(database)
+    assert refused.value.fix == (
+        "It is a whole number from 1 to 1000 (failures), by default 3. "
+        "Correct it with guard settings set failure_threshold VALUE."
+    )
+    assert guard(database, "settings", "set", "failure_threshold", "4").returncode == 0
+    assert Settings.load(database).failure_threshold == 4
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_range_is_the_same_wherever_the_value_comes_from(
+    name: str, database: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def table(value: str) -> None:
+        set_setting(database, name, value)
+
+    def file(value: str) -> None:
+        (folder / "guard.toml").write_text(f"{name} = '{value}'")
+        Settings.load()
+
+    def environment(value: str) -> None:
+        (folder / "guard.toml").unlink()
+        with monkeypatch.context() as patch:
+            patch.setenv(f"GUARD_{name.upper()}", value)
+            Settings.load()
+
+    def refused_by(value: str) -> list[str]:
+        errors = {}
+        for source in (table, file, environment):
+            try:
+                source(value)
+            except (GuardError, psycopg.Error) as error:
+                errors[source.__name__] = str(error)
+        assert all(f"{name} cannot be" in error for error in errors.values()), errors
+        return list(errors)
+
+    bounds = declared()[name].bounds
+    if bounds is None:
+        possible, impossible = ["true", "false"], ["maybe", "2"]
+    else:
+        least, most = map(float, bounds)
+        possible, impossible = list(bounds), [f"{least - 0.001:.6f}", f"{most + 0.001:.6f}", "-1", "1x", "nan", "inf"]
+        if Settings.model_fields[name].annotation is int:
+            impossible.append("1.5")
+    assert {value: refused_by(value) for value in possible} == {value: [] for value in possible}
+    all_refuse = ["table", "file", "environment"]
+    assert {value: refused_by(value) for value in impossible} == dict.fromkeys(impossible, all_refuse)
 
 
 def test_guard_config_names_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +188,8 @@ def test_the_command(database: str, guard: RunGuard) -> None:
         "value": "90",
         "unit": "seconds",
         "default": "30",
+        "min_value": "0",
+        "max_value": "86400",
         "origin": "environment",
         "table_value": "60",
         "description": declared()["cooldown_seconds"].description,
@@ -155,6 +206,9 @@ def test_the_command(database: str, guard: RunGuard) -> None:
     [
         (("set", "cooldown", "60"), "there is no setting 'cooldown'"),
         (("set", "cooldown_seconds", "'; drop table calls; --"), "cooldown_seconds cannot be"),
+        (("set", "cooldown_seconds", "-1"), "It is a number from 0 to 86400 (seconds), by default 30."),
+        (("set", "failure_threshold", "0"), "It is a whole number from 1 to 1000 (failures), by default 3."),
+        (("set", "per_staff", "2"), "It is true or false, by default false."),
     ],
 )
 def test_the_command_refuses(database: str, guard: RunGuard, arguments: tuple[str, ...], message: str) -> None:
