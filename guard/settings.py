@@ -30,6 +30,7 @@ from guard import assets, database
 from guard.breaker import GLOBAL_KEY, service_key, staff_key
 from guard.database import Connection
 from guard.errors import GuardError, NotInstalledError
+from guard.retrying import RetryBudget
 
 PREFIX = "GUARD_"
 #: The file that is read, in the working folder, unless GUARD_CONFIG names another.
@@ -46,10 +47,12 @@ class BreakerOptions(TypedDict):
 
 
 class RetryOptions(TypedDict):
-    """Arguments of retry; the delay in seconds."""
+    """Arguments of retry; delays in seconds."""
 
     attempts: int
     base_delay: float
+    max_delay: float
+    budget: RetryBudget
 
 
 class Listed(TypedDict):
@@ -91,6 +94,10 @@ class Settings(BaseSettings):
     per_staff: bool
     max_retry_attempts: int
     base_delay_seconds: float
+    max_delay_seconds: float
+    retry_budget: int
+    retry_budget_per_second: float
+    replay_window_seconds: float
 
     @field_validator("*")
     @classmethod
@@ -132,8 +139,13 @@ class Settings(BaseSettings):
         }
 
     def retry(self) -> RetryOptions:
-        """`@retry(deadline=60, **settings.retry())`."""
-        return {"attempts": 1 + self.max_retry_attempts, "base_delay": self.base_delay_seconds}
+        """`again = retry(deadline=60, **settings.retry())`: all that `again` decorates shares one budget."""
+        return {
+            "attempts": 1 + self.max_retry_attempts,
+            "base_delay": self.base_delay_seconds,
+            "max_delay": self.max_delay_seconds,
+            "budget": RetryBudget(self.retry_budget, self.retry_budget_per_second),
+        }
 
     def breaker_key(self, service_id: int | None = None, staff_id: int | None = None) -> str:
         """The circuit that a booking belongs to; as guard.breaker_key in SQL."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from guard import CircuitBreaker, GuardError, MemoryStore, Settings, retry
+from guard import CircuitBreaker, GuardError, MemoryStore, RetryBudget, Settings, retry
 from guard.settings import declared
+from guard.webhooks import verify_retell
 from tests.databases import RunGuard
 
 
@@ -41,7 +43,9 @@ def test_what_python_reads_is_what_the_database_is_given(database: str) -> None:
 def test_the_defaults() -> None:
     settings = Settings.load()
     assert settings.breaker() == {"failure_threshold": 3, "success_threshold": 2, "cooldown": 30.0, "timeout": 10.0}
-    assert settings.retry() == {"attempts": 4, "base_delay": 1.0}
+    retry_options: dict[str, object] = {**settings.retry()}
+    assert isinstance(retry_options.pop("budget"), RetryBudget)
+    assert retry_options == {"attempts": 4, "base_delay": 1.0, "max_delay": 8.0}
     assert (settings.per_service, settings.per_staff) == (True, False)
 
 
@@ -59,9 +63,18 @@ def test_the_environment_beats_the_file_beats_the_table_beats_the_default(
     assert Settings.load().failure_threshold == 3  # without a database there is no table
 
 
-def test_a_breaker_without_arguments_has_the_defaults() -> None:
-    own = {name: p.default for name, p in inspect.signature(CircuitBreaker).parameters.items()}
-    assert own.items() >= Settings.load().breaker().items()
+def test_without_arguments_components_have_the_defaults() -> None:
+    settings = Settings.load()
+
+    def own(component: Callable[..., object]) -> dict[str, object]:
+        return {name: p.default for name, p in inspect.signature(component).parameters.items()}
+
+    assert own(CircuitBreaker).items() >= settings.breaker().items()
+    assert own(retry)["base_delay"] == settings.base_delay_seconds
+    assert own(retry)["max_delay"] == settings.max_delay_seconds
+    assert own(RetryBudget)["capacity"] == settings.retry_budget
+    assert own(RetryBudget)["per_second"] == settings.retry_budget_per_second
+    assert own(verify_retell)["replay_window"] == settings.replay_window_seconds
 
 
 def test_components_take_them() -> None:
@@ -69,6 +82,28 @@ def test_components_take_them() -> None:
     breaker = CircuitBreaker("k", store=MemoryStore(), **settings.breaker())
     assert breaker.timeout == settings.timeout_seconds
     assert retry(**settings.retry())(lambda: 1)() == 1
+
+
+def test_retry_keeps_to_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MAX_RETRY_ATTEMPTS": 9, "MAX_DELAY_SECONDS": 3, "RETRY_BUDGET": 5}.items():
+        monkeypatch.setenv(f"GUARD_{name}", str(value))
+    monkeypatch.setenv("GUARD_RETRY_BUDGET_PER_SECOND", "0")
+    slept: list[float] = []
+    again = retry(**Settings.load().retry(), sleep=slept.append)
+
+    @again
+    def first() -> None:
+        raise ConnectionError
+
+    @again
+    def second() -> None:
+        raise ConnectionError
+
+    for function, delays in ((first, [1, 2, 3, 3, 3]), (second, [])):
+        slept.clear()
+        with pytest.raises(ConnectionError):
+            function()
+        assert [int(delay) for delay in slept] == delays  # jitter adds up to a tenth
 
 
 @pytest.mark.parametrize(("per_service", "per_staff"), [("true", "false"), ("false", "true"), ("false", "false")])

@@ -123,6 +123,19 @@ from (
         'base_delay_seconds', '1', 'seconds', 0, 3600,
         'How long retry waits before its first new attempt; then twice as long.'
     ),
+    ('max_delay_seconds', '8', 'seconds', 0, 3600, 'How long retry waits between two attempts at most.'),
+    (
+        'retry_budget', '20', 'attempts', 1, 10000,
+        'How many new attempts retry makes in a burst, in each process; when they are used up it gives up at once.'
+    ),
+    (
+        'retry_budget_per_second', '2', 'attempts per second', 0, 10000,
+        'How many attempts of the retry_budget come back each second.'
+    ),
+    (
+        'replay_window_seconds', '300', 'seconds', 1, 86400,
+        'How far the time in a webhook''s signature may be from now, before or after.'
+    ),
     (
         'incident_sample_cap', '1000', 'incidents', 1, 100000,
         'How many standing incidents a rule keeps; the others are counted.'
