@@ -241,5 +241,5 @@ def _as_guard_error(error: Exception) -> GuardError:
 def fail(error: GuardError) -> NoReturn:
     message = " ".join(error.message.split())
     fix = " ".join(error.fix.split())
-    click.echo(f"guard: {message}{'' if message.endswith('.') else '.'} {fix}", err=True)
+    click.echo(f"guard: {message}{'' if message.endswith(('.', '?')) else '.'} {fix}", err=True)
     sys.exit(1)
