@@ -1,2 +1,0 @@
--- transactional: false
-drop index concurrently if exists guard.webhook_events_subject_idx;
