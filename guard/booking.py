@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 from guard import database, deadline
 from guard.database import Connection
 from guard.errors import CircuitOpenError, OperationTimeoutError
+from guard.retrying import http_status
 
 T = TypeVar("T")
 
@@ -206,9 +207,7 @@ def _fail(connection: Connection, key: str, reason: str) -> None:
 
 def _did_not_book(error: BaseException) -> bool:
     """Whether it is certain that the calendar did not book: it refused, or was not even reached."""
-    for source in (getattr(error, "response", None), error):
-        for name in ("status_code", "code"):
-            status = getattr(source, name, None)
-            if isinstance(status, int):
-                return 400 <= status < 500 or status == 503
+    status = http_status(error)
+    if status is not None:
+        return 400 <= status < 500 or status == 503
     return isinstance(getattr(error, "reason", error), ConnectionRefusedError | socket.gaierror)

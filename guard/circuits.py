@@ -21,7 +21,7 @@ from guard.stores.postgres import PostgresStore
 
 
 class Circuit(TypedDict):
-    """A circuit as `guard.breaker_status` gives it; `retry_after_seconds` is None unless it is open."""
+    """A circuit as `guard.breaker_status` gives it; `retry_after_seconds` is None unless it opened by itself."""
 
     circuit_key: str
     state: str
@@ -140,11 +140,16 @@ def events(connection: Connection, key: str, limit: int) -> list[CircuitEvent]:
     return found  # type: ignore[return-value]  # the columns are those of CircuitEvent
 
 
-def override(connection: Connection, store: FallbackStore, key: str, state: str, reason: str) -> Snapshot:
-    """Force a circuit open or closed, or lift that and start afresh (none), in every store; audited."""
+def override(connection: Connection, store: FallbackStore, key: str, state: str, reason: str) -> tuple[Snapshot, bool]:
+    """Force a circuit open or closed, or lift that and start afresh (none), in every store; audited.
+
+    Returns the circuit, and whether it was known before. Raises GuardError where there is nothing to lift.
+    """
     check_key(key)
-    database.require_installed(connection, "circuit_breaker_states")
+    was_known = bool(listing(connection, store, key))
+    if state == "none" and not was_known:
+        raise _unknown(key)
     # as the user who is connected here, and so with the user's own rights
     connection.execute("select guard.breaker_override(%s, %s, %s)", (key, state, reason))
     store.reconcile([key])
-    return store.views[key].snapshot
+    return store.views[key].snapshot, was_known

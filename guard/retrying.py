@@ -92,6 +92,20 @@ class RetryBudget:
             return True
 
 
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status that an error tells of; None if it tells of none.
+
+    Clients keep it on the error or on its response: requests and httpx in `status_code`, aiohttp in `status`, urllib in
+    `code`.
+    """
+    for source in (getattr(error, "response", None), error):
+        for name in ("status_code", "status", "code"):
+            status = getattr(source, name, None)
+            if isinstance(status, int) and 100 <= status <= 599:
+                return status
+    return None
+
+
 def can_succeed(error: BaseException) -> bool:
     """Whether another attempt may end otherwise: not for mistakes, refusals, and what the remote side calls wrong."""
     if isinstance(error, GuardError):
@@ -101,8 +115,8 @@ def can_succeed(error: BaseException) -> bool:
     sqlstate = getattr(error, "sqlstate", None)
     if isinstance(sqlstate, str):
         return sqlstate.startswith(_TRANSIENT_SQLSTATES)
-    status = getattr(getattr(error, "response", error), "status_code", None)
-    if isinstance(status, int):
+    status = http_status(error)
+    if status is not None:
         return status >= 500 or status in _TRANSIENT_STATUSES
     return True
 

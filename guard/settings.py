@@ -3,20 +3,21 @@
     settings = Settings.load(dsn)
     breaker = CircuitBreaker(service_key(7), store=store, **settings.breaker())
 
-What there is to set, with units and defaults, is declared in `sql/functions/settings.sql`. SQL functions see the table
-only; the fields of `Settings` are what Python reads too.
+What there is to set, with units, defaults and ranges, is declared in `sql/functions/settings.sql`. SQL functions see
+the table only; the fields of `Settings` are what Python reads too.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
 
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -29,13 +30,11 @@ from guard import assets, database
 from guard.breaker import GLOBAL_KEY, service_key, staff_key
 from guard.database import Connection
 from guard.errors import GuardError, NotInstalledError
+from guard.retrying import RetryBudget
 
 PREFIX = "GUARD_"
 #: The file that is read, in the working folder, unless GUARD_CONFIG names another.
 FILE = "guard.toml"
-
-AtLeastOne = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class BreakerOptions(TypedDict):
@@ -48,22 +47,27 @@ class BreakerOptions(TypedDict):
 
 
 class RetryOptions(TypedDict):
-    """Arguments of retry; the delay in seconds."""
+    """Arguments of retry; delays in seconds."""
 
     attempts: int
     base_delay: float
+    max_delay: float
+    budget: RetryBudget
 
 
 class Listed(TypedDict):
     """A setting as `guard settings list` shows it.
 
-    `origin` is environment, file, table or default. `table_value` is what SQL functions go by, whatever the origin.
+    `min_value` and `max_value` are None where it is no number. `origin` is environment, file, table or default.
+    `table_value` is what SQL functions go by, whatever the origin.
     """
 
     name: str
     value: str
     unit: str
     default: str
+    min_value: str | None
+    max_value: str | None
     origin: str
     table_value: str
     description: str
@@ -82,14 +86,26 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
-    failure_threshold: AtLeastOne
-    success_threshold: AtLeastOne
-    cooldown_seconds: NotNegative
-    timeout_seconds: Annotated[FiniteFloat, Field(gt=0)]
+    failure_threshold: int
+    success_threshold: int
+    cooldown_seconds: float
+    timeout_seconds: float
     per_service: bool
     per_staff: bool
-    max_retry_attempts: Annotated[int, Field(ge=0)]
-    base_delay_seconds: NotNegative
+    max_retry_attempts: int
+    base_delay_seconds: float
+    max_delay_seconds: float
+    retry_budget: int
+    retry_budget_per_second: float
+    replay_window_seconds: float
+
+    @field_validator("*")
+    @classmethod
+    def _in_range(cls, value: float, field: ValidationInfo) -> float:
+        bounds = declared()[str(field.field_name)].bounds
+        if bounds and not float(bounds[0]) <= value <= float(bounds[1]):
+            raise ValueError
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -123,8 +139,13 @@ class Settings(BaseSettings):
         }
 
     def retry(self) -> RetryOptions:
-        """`@retry(deadline=60, **settings.retry())`."""
-        return {"attempts": 1 + self.max_retry_attempts, "base_delay": self.base_delay_seconds}
+        """`again = retry(deadline=60, **settings.retry())`: all that `again` decorates shares one budget."""
+        return {
+            "attempts": 1 + self.max_retry_attempts,
+            "base_delay": self.base_delay_seconds,
+            "max_delay": self.max_delay_seconds,
+            "budget": RetryBudget(self.retry_budget, self.retry_budget_per_second),
+        }
 
     def breaker_key(self, service_id: int | None = None, staff_id: int | None = None) -> str:
         """The circuit that a booking belongs to; as guard.breaker_key in SQL."""
@@ -137,24 +158,32 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True)
 class Declaration:
-    """A setting as sql/functions/settings.sql declares it; without a default it starts as the server's own."""
+    """A setting as sql/functions/settings.sql declares it.
+
+    Without a default it starts as the server's own; `bounds` are the least and the greatest value of a number.
+    """
 
     name: str
     default: str | None
     unit: str
+    bounds: tuple[str, str] | None
     description: str
 
 
+@functools.cache
 def declared() -> dict[str, Declaration]:
     """Every setting that there is, by name."""
     text = (assets.SQL / "functions" / "settings.sql").read_text(encoding="utf-8")
-    literal = r"'((?:[^']|'')*)'"
+    literal, number = r"'((?:[^']|'')*)'", r"(?:([\d.]+)|null)"
     rows = re.findall(
-        rf"\(\s*{literal},\s*(?:{literal}|current_setting\('\w+'\)),\s*{literal},\s*{literal}\s*\)",
+        rf"\(\s*{literal},\s*(?:{literal}|current_setting\('\w+'\)),\s*{literal},\s*{number},\s*{number},\s*{literal}\s*\)",
         text.partition("\ninsert into guard.settings")[2],
     )
-    found = [Declaration(*(column.replace("''", "'") for column in row)) for row in rows]
-    return {d.name: Declaration(d.name, d.default or None, d.unit, d.description) for d in found}
+    found: dict[str, Declaration] = {}
+    for row in rows:
+        name, default, unit, least, most, description = (column.replace("''", "'") for column in row)
+        found[name] = Declaration(name, default or None, unit, (least, most) if least else None, description)
+    return found
 
 
 def listing(connection: Connection) -> list[Listed]:
@@ -163,7 +192,7 @@ def listing(connection: Connection) -> list[Listed]:
     layers = _layers(rows)
     _settled(layers)
     found: list[Listed] = []
-    for name, in_table, default, unit, description in rows:
+    for name, in_table, default, unit, min_value, max_value, description in rows:
         origin = next(origin for origin, values in layers.items() if name in values)
         value = layers[origin][name]
         found.append(
@@ -172,6 +201,8 @@ def listing(connection: Connection) -> list[Listed]:
                 "value": str(value).lower() if isinstance(value, bool) else str(value),
                 "unit": unit,
                 "default": default,
+                "min_value": min_value,
+                "max_value": max_value,
                 "origin": origin,
                 "table_value": in_table,
                 "description": description,
@@ -188,15 +219,16 @@ def change(connection: Connection, name: str, value: str) -> Changed:
     return {"name": row[0], "value": row[1], "unit": row[2]}
 
 
-Row = tuple[str, str, str, str, str]
+Row = tuple[str, str, str, str, str | None, str | None, str]
 Layers = dict[str, dict[str, Any]]
 
 
 def _rows(connection: Connection) -> list[Row]:
-    """Name, value, default, unit and description of each row of the table."""
+    """Name, value, default, unit, least and greatest value, and description of each row of the table."""
     _require_installed(connection)
     return connection.execute(
-        "select s.name, s.value, s.default_value, s.unit, s.description from guard.settings as s order by s.name"
+        "select s.name, s.value, s.default_value, s.unit, s.min_value::text, s.max_value::text, s.description"
+        " from guard.settings as s order by s.name"
     ).fetchall()
 
 
@@ -250,9 +282,24 @@ def _settled(layers: Layers) -> Settings:
         name = str(first["loc"][0])
         origin = next(origin for origin, layer in layers.items() if name in layer)
         raise GuardError(
-            f"{name} cannot be {str(first['input'])[:60]!r}, as the {origin} says: {first['msg']}",
-            fix="guard settings list shows the units and defaults; correct it there.",
+            f"{name} cannot be {str(first['input'])[:60]!r}, as the {origin} says.",
+            fix=f"It is {_requirement(declared()[name])}. {_correction(origin, name)}",
         ) from None
+
+
+def _requirement(declaration: Declaration) -> str:
+    if declaration.bounds is None:
+        return f"true or false, by default {declaration.default}"
+    whole = "whole " if Settings.model_fields[declaration.name].annotation is int else ""
+    least, most = declaration.bounds
+    return f"a {whole}number from {least} to {most} ({declaration.unit}), by default {declaration.default}"
+
+
+def _correction(origin: str, name: str) -> str:
+    return {
+        "environment": f"Correct {PREFIX}{name.upper()}, or unset it.",
+        "file": f"Correct it in {os.environ.get('GUARD_CONFIG') or FILE}, or remove it.",
+    }.get(origin, f"Correct it with guard settings set {name} VALUE.")
 
 
 def _require_installed(connection: Connection) -> None:

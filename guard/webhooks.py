@@ -12,24 +12,24 @@ from hashlib import sha256
 
 from guard.errors import SignatureError
 
-#: How far the phone agent's timestamp may be from this machine's clock, in seconds, before or after.
-REPLAY_WINDOW_SECONDS = 300
-
 _RETELL = re.compile(r"v=(\d{1,16}),d=([0-9a-f]{64})")
 
 
-def verify_retell(body: bytes, signature: str | None, secret: str, *, now: float | None = None) -> None:
+def verify_retell(
+    body: bytes, signature: str | None, secret: str, *, replay_window: float = 300.0, now: float | None = None
+) -> None:
     """Check the header `x-retell-signature: v=MILLISECONDS,d=HEX` of a webhook of the phone agent.
 
-    `body` is the raw body; `now` is the time in seconds since 1970, this machine's unless given.
+    `body` is the raw body; `replay_window` is how far its timestamp may be from now, in seconds, before or after
+    (`settings.replay_window_seconds`); `now` is the time in seconds since 1970, this machine's unless given.
     Raises SignatureError if it is missing, malformed, of another body or secret, or outside the replay window.
     """
     match = _RETELL.fullmatch(signature or "")
     if match is None:
         raise SignatureError("The webhook carries no signature of the form v=MILLISECONDS,d=HEX.")
     milliseconds, digest = match.groups()
-    if abs((time.time() if now is None else now) - int(milliseconds) / 1000) > REPLAY_WINDOW_SECONDS:
-        raise SignatureError("The webhook was signed more than five minutes from now.")
+    if abs((time.time() if now is None else now) - int(milliseconds) / 1000) > replay_window:
+        raise SignatureError(f"The webhook was signed more than {replay_window:g} s from now.")
     _compare(_hmac(secret, body + milliseconds.encode()), digest)
 
 

@@ -1,6 +1,6 @@
 -- An override holds for the whole fleet, whatever the results, and is audited.
 begin;
-select plan(21);
+select plan(22);
 
 create function pg_temp.try(p_outcome text) returns text language sql as $$
     select guard.breaker_record('k', (select a.token from guard.breaker_acquire('k') as a), p_outcome)
@@ -13,6 +13,10 @@ select is(
 select results_eq(
     $$select allowed, state, generation, retry_after_seconds from guard.breaker_acquire('k')$$,
     $$values (false, 'forced_open', 1::bigint, 30::numeric)$$, 'nothing passes'
+);
+select results_eq(
+    $$select state, override, retry_after_seconds from guard.breaker_status('k')$$,
+    $$values ('open', 'forced_open', null::numeric)$$, 'and it does not end by itself'
 );
 update guard.circuit_breaker_states set opened_at = opened_at - interval '1 day';
 select is((select a.allowed from guard.breaker_acquire('k') as a), false, 'however long it lasts');

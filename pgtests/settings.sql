@@ -1,6 +1,6 @@
 -- Settings are rows with a unit and a default; a change is checked and audited.
 begin;
-select plan(14);
+select plan(22);
 
 select is(guard.setting('app_timezone'), current_setting('TimeZone'), 'the zone starts as the server''s');
 select is(guard.setting('nope'), null, 'an unknown setting is null');
@@ -24,6 +24,39 @@ select throws_ok(
     $$select guard.set_setting('alert_retention_days', '99999999')$$, 'ZG003', null, 'nor more days than there are'
 );
 select lives_ok($$select guard.set_setting('cooldown_seconds', '2.5')$$, 'a number can be set');
+
+select is_empty(
+    $$select name from guard.settings where name <> 'app_timezone' and case
+        when min_value is null or max_value is null
+            then not (unit = 'boolean' and num_nonnulls(min_value, max_value) = 0 and default_value in ('true', 'false'))
+        else not default_value::numeric between min_value and max_value
+    end$$,
+    'every number has a range, and its default lies in it'
+);
+select is_empty(
+    $$select s.name, end_of_range.value
+    from guard.settings as s
+    cross join lateral (values (s.min_value), (s.max_value)) as end_of_range (value)
+    where s.min_value is not null
+    and (guard.set_setting(s.name, end_of_range.value::text)).value::numeric is distinct from end_of_range.value$$,
+    'the ends of a range can be set'
+);
+select
+    throws_ok(
+        format('select guard.set_setting(%L, %L)', s.name, s.value), 'ZG003', null, s.value || ' is out of range'
+    )
+from (
+    values
+    ('failure_threshold', '0'), ('timeout_seconds', '0'), ('cooldown_seconds', '-1'), ('max_retry_attempts', '101'),
+    ('alert_retention_days', '36501')
+) as s (name, value);
+
+set local role guard_operator;
+select throws_ok(
+    $$update guard.settings set value = '0' where name = 'failure_threshold'$$, '42501', null,
+    'an operator cannot go round the check'
+);
+reset role;
 
 set local timezone = 'Asia/Tokyo';
 select is(

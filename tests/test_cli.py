@@ -72,14 +72,36 @@ def test_version() -> None:
         ("rules", "nonsense"),
         ("rules", "set", "missing_direction", "--mode", "nonsense"),
         ("rollback", "--to"),
+        ("rules", "set", "missing_direction"),
         ("up", "--port", "0"),
-        (),
+        ("incidents", "show", "x"),
+        ("breaker", "open", "a:b"),
+        ("settings", "set", "cooldown_seconds"),
+        ("settings", "set", "cooldown_seconds", "60", "--nonsense"),
+        ("rollback", "--all", "--to", "0001"),
+        ("report", "--output", "/nowhere/report.txt"),
     ],
+    ids=" ".join,
 )
-def test_wrong_usage_is_a_failure_not_a_finding(arguments: tuple[str, ...]) -> None:
-    refused = invoke(None, *arguments)
+def test_wrong_usage_is_a_failure_in_one_line_with_its_fix(arguments: tuple[str, ...], adopted: str) -> None:
+    refused = invoke(adopted, *arguments)
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert "Usage: guard" in refused.stderr or refused.stderr.startswith("Error: ")
+    assert re.fullmatch(r"guard: [A-Z-].*\. guard( [a-z]+)* --help shows how it is used\.\n", refused.stderr)
+
+
+def test_wrong_usage_says_what_can_be() -> None:
+    refused = invoke(None, "rules", "set", "missing_direction")
+    assert refused.stderr == (
+        "guard: Missing option '--mode'. Choose from: off, observe, correct, enforce. "
+        "guard rules set --help shows how it is used.\n"
+    )
+
+
+def test_a_command_without_its_command_shows_its_help() -> None:
+    for arguments in ((), ("rules",)):
+        shown = invoke(None, *arguments)
+        assert (shown.exit_code, shown.stdout) == (1, "")
+        assert shown.stderr.startswith(" ".join(("Usage: guard", *arguments)))
 
 
 def test_no_database_is_named(tmp_path: Path) -> None:
@@ -242,6 +264,26 @@ def test_circuit_that_is_forced_open_waits_for_its_reset(adopted: str) -> None:
     listed = invoke(adopted, "breaker", "list").stdout
     assert re.search(r"^a:b .* forced_open .* until reset ", listed, re.MULTILINE), listed
     assert invoke(adopted, "breaker", "watch", "--times", "1").stdout == listed
+    shown = invoke(adopted, "breaker", "show", "a:b").stdout
+    assert re.search(r"^state +forced_open *\nagain in +until reset *\n", shown, re.MULTILINE), shown
+    assert json.loads(invoke(adopted, "breaker", "show", "a:b", "--json").stdout)["retry_after_seconds"] is None
+
+
+def test_a_circuit_that_is_not_known(adopted: str) -> None:
+    refused = invoke(adopted, "breaker", "reset", "typo")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "There is no circuit 'typo'. guard breaker list shows them" in refused.stderr
+    assert invoke(adopted, "breaker", "list", "--json").stdout == "[]\n"
+    for command, state, key in (("open", "forced_open", "new"), ("close", "forced_closed", "newer")):
+        first, again = (invoke(adopted, "breaker", command, key, "--reason", "test").stdout for _ in range(2))
+        assert first == (
+            f"{key} is {state}. It was unknown until now: if the key is wrong, guard breaker reset {key} lifts this.\n"
+        )
+        assert again == f"{key} is {state}.\n"
+    assert (
+        json.loads(invoke(adopted, "breaker", "open", "3", "--reason", "test", "--json").stdout)["was_known"] is False
+    )
+    assert json.loads(invoke(adopted, "breaker", "reset", "3", "--json").stdout)["was_known"] is True
 
 
 def test_tick_without_a_job_that_is_due_prints_json_too(adopted: str) -> None:

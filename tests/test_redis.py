@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -149,6 +151,56 @@ def test_frozen_redis_costs_one_timeout(fleet: Fleet, caplog: pytest.LogCaptureF
         eventually(lambda: "is used again" in caplog.text)
     assert RedisStore(fleet.redis.url, timeout=5).snapshots([KEY])[KEY].state == "open"
     assert is_open(breaker)
+
+
+class Witness(RedisStore):
+    """A Redis store that notes which threads ask it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked_by: list[str] = []
+
+    @property
+    def _client(self) -> Any:
+        self.asked_by.append(threading.current_thread().name)
+        return super()._client
+
+
+def test_callers_never_ask_a_store_that_did_not_answer(fleet: Fleet) -> None:
+    redis = Witness(fleet.redis.url)
+    store = FallbackStore(redis, PostgresStore(fleet.database, timeout=5))
+    caller = threading.current_thread().name
+    CircuitBreaker(KEY, store=store).call(int)
+    fleet.redis.freeze()
+    strict = CircuitBreaker(KEY, store=store, mode="strict")
+    strict.call(int)  # this one finds it away
+    redis.asked_by.clear()
+    numbers = itertools.count()
+
+    def asked_again_meanwhile() -> bool:
+        number = next(numbers)
+        CircuitBreaker(f"new {number}", store=store).call(int)
+        with pytest.raises(ConnectionError):
+            CircuitBreaker(f"failing {number}", store=store, mode="strict").call(fail)
+        strict.call(int)
+        assert strict.snapshot().state == "closed"
+        store.override(f"forced {number}", "forced_open", "test")
+        return redis.asked_by.count("guard-breaker") >= 4
+
+    eventually(asked_again_meanwhile, 30)
+    assert caller not in redis.asked_by
+    fleet.redis.thaw()
+    eventually(lambda: strict.call(int) == 0 and caller in redis.asked_by)
+    store.close()
+
+
+def test_a_store_that_was_away_comes_back_also_where_nothing_was_called(fleet: Fleet) -> None:
+    store = fleet.store()
+    fleet.redis.freeze()
+    store.override(KEY, "forced_open", "test")  # as the command does, which makes no calls
+    fleet.redis.thaw()
+    redis = RedisStore(fleet.redis.url, timeout=5)
+    assert eventually(lambda: redis.snapshots([KEY])[KEY].override == "forced_open")
 
 
 @pytest.mark.parametrize("mode", ["cached", "strict"])

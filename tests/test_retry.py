@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import urllib.error
 from collections.abc import Callable
+from email.message import Message
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -22,7 +25,7 @@ from guard import (
     retry,
 )
 from guard.errors import RefusedError
-from guard.retrying import can_succeed
+from guard.retrying import can_succeed, http_status
 
 
 class Remote:
@@ -37,6 +40,13 @@ class Remote:
         if self.errors:
             raise self.errors.pop(0)
         return "booked"
+
+
+class ClientError(Exception):
+    """An error with these attributes."""
+
+    def __init__(self, **attributes: object) -> None:
+        vars(self).update(attributes)
 
 
 @pytest.fixture
@@ -100,6 +110,34 @@ def test_what_may_succeed() -> None:
     transient += [HttpError(429), psycopg.errors.SerializationFailure(), psycopg.errors.AdminShutdown()]
     assert all(can_succeed(error) for error in transient)
     assert not any(can_succeed(HttpError(status)) for status in (400, 401, 404, 409, 422))
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 429, 503])
+def test_the_status_of_an_http_error_is_found_wherever_its_client_keeps_it(status: int) -> None:
+    errors = {
+        "urllib": urllib.error.HTTPError("http://calendar", status, "no", Message(), None),
+        "requests, httpx": ClientError(response=SimpleNamespace(status_code=status)),
+        "its own, and no response": ClientError(response=None, status_code=status),
+        "aiohttp": ClientError(status=status, message="no"),
+        "SDKs": ClientError(status_code=status, code="slot_taken"),
+    }
+    assert {client: http_status(error) for client, error in errors.items()} == dict.fromkeys(errors, status)
+    assert {can_succeed(error) for error in errors.values()} == {status in (429, 503)}
+
+
+def test_what_is_no_http_status_is_taken_for_none() -> None:
+    # aiohttp's status before there is an answer, a websocket's close code, an SDK's own code, a flag
+    errors = [ClientError(**held) for held in ({"status": 0}, {"code": 1006}, {"code": "busy"}, {"status": True}, {})]
+    for error in (*errors, OSError(5, "io")):
+        assert http_status(error) is None
+        assert can_succeed(error)
+
+
+def test_a_refusal_by_http_is_called_once(slept: list[float]) -> None:
+    remote = Remote(urllib.error.HTTPError("http://calendar", 404, "no", Message(), None))
+    with pytest.raises(urllib.error.HTTPError):
+        wrap(remote, slept)()
+    assert (remote.calls, slept) == (1, [])
 
 
 def test_an_open_circuit_is_not_asked_before_its_retry_after(slept: list[float]) -> None:

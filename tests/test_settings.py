@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from guard import CircuitBreaker, GuardError, MemoryStore, Settings, retry
+from guard import CircuitBreaker, GuardError, MemoryStore, RetryBudget, Settings, retry
 from guard.settings import declared
+from guard.webhooks import verify_retell
 from tests.databases import RunGuard
 
 
@@ -28,8 +30,10 @@ def set_setting(dsn: str, name: str, value: str) -> None:
 
 def test_what_python_reads_is_what_the_database_is_given(database: str) -> None:
     with psycopg.connect(database) as connection:
-        rows = connection.execute("select name, default_value, unit, description from guard.settings").fetchall()
-    found = {d.name: (d.default, d.unit, d.description) for d in declared().values()}
+        rows = connection.execute(
+            "select name, default_value, unit, min_value::text, max_value::text, description from guard.settings"
+        ).fetchall()
+    found = {d.name: (d.default, d.unit, *(d.bounds or (None, None)), d.description) for d in declared().values()}
     zone = found.pop("app_timezone")
     assert zone[0] is None
     assert found == {name: tuple(rest) for name, *rest in rows if name != "app_timezone"}
@@ -39,7 +43,9 @@ def test_what_python_reads_is_what_the_database_is_given(database: str) -> None:
 def test_the_defaults() -> None:
     settings = Settings.load()
     assert settings.breaker() == {"failure_threshold": 3, "success_threshold": 2, "cooldown": 30.0, "timeout": 10.0}
-    assert settings.retry() == {"attempts": 4, "base_delay": 1.0}
+    retry_options: dict[str, object] = {**settings.retry()}
+    assert isinstance(retry_options.pop("budget"), RetryBudget)
+    assert retry_options == {"attempts": 4, "base_delay": 1.0, "max_delay": 8.0}
     assert (settings.per_service, settings.per_staff) == (True, False)
 
 
@@ -57,9 +63,18 @@ def test_the_environment_beats_the_file_beats_the_table_beats_the_default(
     assert Settings.load().failure_threshold == 3  # without a database there is no table
 
 
-def test_a_breaker_without_arguments_has_the_defaults() -> None:
-    own = {name: p.default for name, p in inspect.signature(CircuitBreaker).parameters.items()}
-    assert own.items() >= Settings.load().breaker().items()
+def test_without_arguments_components_have_the_defaults() -> None:
+    settings = Settings.load()
+
+    def own(component: Callable[..., object]) -> dict[str, object]:
+        return {name: p.default for name, p in inspect.signature(component).parameters.items()}
+
+    assert own(CircuitBreaker).items() >= settings.breaker().items()
+    assert own(retry)["base_delay"] == settings.base_delay_seconds
+    assert own(retry)["max_delay"] == settings.max_delay_seconds
+    assert own(RetryBudget)["capacity"] == settings.retry_budget
+    assert own(RetryBudget)["per_second"] == settings.retry_budget_per_second
+    assert own(verify_retell)["replay_window"] == settings.replay_window_seconds
 
 
 def test_components_take_them() -> None:
@@ -67,6 +82,28 @@ def test_components_take_them() -> None:
     breaker = CircuitBreaker("k", store=MemoryStore(), **settings.breaker())
     assert breaker.timeout == settings.timeout_seconds
     assert retry(**settings.retry())(lambda: 1)() == 1
+
+
+def test_retry_keeps_to_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MAX_RETRY_ATTEMPTS": 9, "MAX_DELAY_SECONDS": 3, "RETRY_BUDGET": 5}.items():
+        monkeypatch.setenv(f"GUARD_{name}", str(value))
+    monkeypatch.setenv("GUARD_RETRY_BUDGET_PER_SECOND", "0")
+    slept: list[float] = []
+    again = retry(**Settings.load().retry(), sleep=slept.append)
+
+    @again
+    def first() -> None:
+        raise ConnectionError
+
+    @again
+    def second() -> None:
+        raise ConnectionError
+
+    for function, delays in ((first, [1, 2, 3, 3, 3]), (second, [])):
+        slept.clear()
+        with pytest.raises(ConnectionError):
+            function()
+        assert [int(delay) for delay in slept] == delays  # jitter adds up to a tenth
 
 
 @pytest.mark.parametrize(("per_service", "per_staff"), [("true", "false"), ("false", "true"), ("false", "false")])
@@ -110,10 +147,57 @@ def test_an_environment_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         Settings.load()
 
 
-def test_a_table_that_cannot_be(database: str) -> None:
-    set_setting(database, "failure_threshold", "0")
-    with pytest.raises(GuardError, match="failure_threshold cannot be '0', as the table says"):
+def test_a_table_that_cannot_be(database: str, guard: RunGuard) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:  # as an older version may have let through
+        connection.execute("update guard.settings set value = '0' where name = 'failure_threshold'")
+    with pytest.raises(GuardError, match="failure_threshold cannot be '0', as the table says") as refused:
         Settings.load(database)
+    assert refused.value.fix == (
+        "It is a whole number from 1 to 1000 (failures), by default 3. "
+        "Correct it with guard settings set failure_threshold VALUE."
+    )
+    assert guard(database, "settings", "set", "failure_threshold", "4").returncode == 0
+    assert Settings.load(database).failure_threshold == 4
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_range_is_the_same_wherever_the_value_comes_from(
+    name: str, database: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def table(value: str) -> None:
+        set_setting(database, name, value)
+
+    def file(value: str) -> None:
+        (folder / "guard.toml").write_text(f"{name} = '{value}'")
+        Settings.load()
+
+    def environment(value: str) -> None:
+        (folder / "guard.toml").unlink()
+        with monkeypatch.context() as patch:
+            patch.setenv(f"GUARD_{name.upper()}", value)
+            Settings.load()
+
+    def refused_by(value: str) -> list[str]:
+        errors = {}
+        for source in (table, file, environment):
+            try:
+                source(value)
+            except (GuardError, psycopg.Error) as error:
+                errors[source.__name__] = str(error)
+        assert all(f"{name} cannot be" in error for error in errors.values()), errors
+        return list(errors)
+
+    bounds = declared()[name].bounds
+    if bounds is None:
+        possible, impossible = ["true", "false"], ["maybe", "2"]
+    else:
+        least, most = map(float, bounds)
+        possible, impossible = list(bounds), [f"{least - 0.001:.6f}", f"{most + 0.001:.6f}", "-1", "1x", "nan", "inf"]
+        if Settings.model_fields[name].annotation is int:
+            impossible.append("1.5")
+    assert {value: refused_by(value) for value in possible} == {value: [] for value in possible}
+    all_refuse = ["table", "file", "environment"]
+    assert {value: refused_by(value) for value in impossible} == dict.fromkeys(impossible, all_refuse)
 
 
 def test_guard_config_names_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +223,8 @@ def test_the_command(database: str, guard: RunGuard) -> None:
         "value": "90",
         "unit": "seconds",
         "default": "30",
+        "min_value": "0",
+        "max_value": "86400",
         "origin": "environment",
         "table_value": "60",
         "description": declared()["cooldown_seconds"].description,
@@ -155,6 +241,9 @@ def test_the_command(database: str, guard: RunGuard) -> None:
     [
         (("set", "cooldown", "60"), "there is no setting 'cooldown'"),
         (("set", "cooldown_seconds", "'; drop table calls; --"), "cooldown_seconds cannot be"),
+        (("set", "cooldown_seconds", "-1"), "It is a number from 0 to 86400 (seconds), by default 30."),
+        (("set", "failure_threshold", "0"), "It is a whole number from 1 to 1000 (failures), by default 3."),
+        (("set", "per_staff", "2"), "It is true or false, by default false."),
     ],
 )
 def test_the_command_refuses(database: str, guard: RunGuard, arguments: tuple[str, ...], message: str) -> None:

@@ -28,7 +28,13 @@ def calcom(body: bytes = BODY, secret: str = SECRET) -> str:
 def test_a_good_signature_passes() -> None:
     verify_retell(BODY, retell(), SECRET, now=NOW)
     verify_retell(BODY, retell(at=NOW - 299), SECRET, now=NOW)
+    verify_retell(BODY, retell(at=NOW - 599), SECRET, replay_window=600, now=NOW)
     verify_calcom(BODY, calcom(), SECRET)
+
+
+def test_the_replay_window_can_be_narrower() -> None:
+    with pytest.raises(SignatureError, match="more than 60 s from now"):
+        verify_retell(BODY, retell(at=NOW - 61), SECRET, replay_window=60, now=NOW)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from guard.cli import breaker, incidents, jobs, notify, report, review, rules, schema, server, settings, simulate
+from guard.cli import breaker, call, incidents, jobs, notify, report, review, rules, schema, server, settings, simulate
 from guard.cli.base import GuardGroup, State
 
 
@@ -50,7 +50,7 @@ for command in (
     notify.notify,
     review.review,
     review.intents,
-    review.call,
+    call.call,
     jobs.jobs,
     jobs.tick,
     jobs.scheduler,

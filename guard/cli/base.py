@@ -6,7 +6,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TypeVar
@@ -25,7 +26,7 @@ from guard.errors import GuardError, from_database
 #: Exit status when the command worked and found violations or drift.
 FOUND = 2
 
-# click's own status for a wrong option is 2 as well
+# click's own status for a wrong use is 2 as well
 click.UsageError.exit_code = 1
 
 #: How wide a text with blanks may be before it is folded.
@@ -199,9 +200,14 @@ def json_option(command: F) -> F:
 class GuardGroup(click.Group):
     """The top group: an error is one line with its fix, and exit status 1."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _usage_in_one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with _usage_in_one_line():
+                return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
@@ -209,6 +215,19 @@ class GuardGroup(click.Group):
             if state.debug:
                 raise
             fail(_as_guard_error(error))
+
+
+@contextmanager
+def _usage_in_one_line() -> Iterator[None]:
+    """Wrong usage fails as other errors do; a group that is named alone shows its help."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "guard"
+        fail(GuardError(error.format_message(), fix=f"{command} --help shows how it is used."))
 
 
 def _as_guard_error(error: Exception) -> GuardError:
@@ -222,5 +241,5 @@ def _as_guard_error(error: Exception) -> GuardError:
 def fail(error: GuardError) -> NoReturn:
     message = " ".join(error.message.split())
     fix = " ".join(error.fix.split())
-    click.echo(f"guard: {message}{'' if message.endswith('.') else '.'} {fix}", err=True)
+    click.echo(f"guard: {message}{'' if message.endswith(('.', '?')) else '.'} {fix}", err=True)
     sys.exit(1)

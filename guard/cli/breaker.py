@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,14 @@ def show(state: State, key: str) -> None:
     if state.as_json:
         state.print_json({**circuit, "last_hour": counts})
         return
-    rows: Row = {name: value for name, value in circuit.items() if name != "metadata"}
+    rows: Row = {
+        "circuit": circuit["circuit_key"],
+        "state": (circuit["override"] or circuit["state"]) + (" (probing)" if circuit["probing"] else ""),
+        "again_in": _again(circuit) or None,
+        "forced_because": circuit["override_reason"],
+    }
+    told = ("circuit_key", "state", "probing", "retry_after_seconds", "override", "override_reason", "metadata")
+    rows |= {name: value for name, value in circuit.items() if name not in told}
     rows |= {f"last {name}": value for name, value in circuit["metadata"].items()}
     rows |= {f"{name} in the last hour": value for name, value in counts.items()}
     state.print_record(rows)
@@ -192,11 +200,23 @@ def watch(state: State, every: float, times: int | None) -> None:
 
 def _override(state: State, key: str, override: str, reason: str) -> None:
     with _opened(state) as (connection, store):
-        after = circuits.override(connection, store, key, override, reason)
+        after, was_known = circuits.override(connection, store, key, override, reason)
     if state.as_json:
-        state.print_json({"circuit_key": key, "state": after.shown_state, "generation": after.generation})
-    else:
+        state.print_json(
+            {
+                "circuit_key": key,
+                "state": after.shown_state,
+                "generation": after.generation,
+                "was_known": was_known,
+            }
+        )
+    elif was_known:
         state.out.print(f"{key} is {after.shown_state}.")
+    else:
+        state.out.print(
+            f"{key} is {after.shown_state}. It was unknown until now: "
+            f"if the key is wrong, guard breaker reset {shlex.quote(key)} lifts this."
+        )
 
 
 def _table(state: State, found: Sequence[Circuit]) -> Table:

@@ -1,4 +1,4 @@
-"""guard review, guard intents, guard call: what support staff work with."""
+"""guard review, guard intents: what support staff work with."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 
 import click
 
-from guard import booking, database
-from guard.cli.base import State, cell, json_option, local_minute, pass_state
+from guard import booking
+from guard.cli.base import State, json_option, local_minute, pass_state
 from guard.errors import GuardError
 
 
@@ -208,81 +208,6 @@ def recover_intents(state: State, seconds: float, ask: str | None) -> None:
         state.out.print("Nothing to recover.")
     else:
         state.print_table(("key", "state", "action"), recovered)
-
-
-@click.command()
-@click.argument("call_id", type=int)
-@json_option
-@pass_state
-def call(state: State, call_id: int) -> None:
-    """Show everything known of a call; phone numbers are masked.
-
-    \b
-    Example:
-      guard call 20001
-    """
-    with state.connect() as connection:
-        database.require_installed(connection, "incidents")
-    calls = state.query(
-        """
-        select
-            c.id, c.company_id, c.retell_call_id, c.direction, c.status,
-            '***' || right(c.from_number, 3) as from_number, '***' || right(c.to_number, 3) as to_number,
-            c.customer_id, c.session_outcome, c.appointment_made, c.appointment_link_status, c.booking_id,
-            c.booking_failed, guard.mask_phones(c.booking_failure_reason) as booking_failure_reason,
-            c.requires_manual_processing, c.guard_corrections, c.created_at, c.updated_at
-        from public.calls as c
-        where c.id = %(id)s
-        """,
-        id=call_id,
-    )
-    if not calls:
-        raise GuardError(f"There is no call {call_id}.", fix="Give the id of a row of public.calls.")
-    known = {
-        "appointments": """
-            select a.id, a.calcom_v2_booking_id, a.status, a.starts_at, a.ends_at, a.staff_id, a.source
-            from public.appointments as a where a.call_id = %(id)s order by a.id
-        """,
-        "alerts": """
-            select
-                a.detected_at, a.alert_type, a.severity, a.auto_corrected,
-                (
-                    select jsonb_agg(jsonb_build_object(
-                        'column', v."column", 'before', guard.mask_value(v.before), 'after', guard.mask_value(v.after)
-                    ))
-                    from jsonb_to_recordset(
-                        case jsonb_typeof(a.metadata -> 'changes') when 'array' then a.metadata -> 'changes' end
-                    ) as v ("column" text, before jsonb, after jsonb)
-                ) as changes
-            from guard.data_consistency_alerts as a
-            where a.entity_type = 'call' and a.entity_id = %(id)s order by a.detected_at desc, a.id desc limit 50
-        """,
-        "reviews": """
-            select
-                q.id, q.reason, q.priority, q.status, q.assignee, guard.mask_phones(q.resolution) as resolution,
-                q.created_at
-            from guard.manual_review_queue as q where q.call_id = %(id)s order by q.id
-        """,
-        "intents": """
-            select
-                i.key, i.state, i.booking_id, i.appointment_id, guard.mask_phones(i.failure_reason) as failure_reason,
-                i.updated_at
-            from guard.booking_intents as i where i.call_id = %(id)s order by i.id
-        """,
-        "validations": """
-            select v.created_at, v.success, v.reason, v.appointment_id, v.duration_ms
-            from guard.validation_metrics as v where v.call_id = %(id)s order by v.id desc limit 50
-        """,
-    }
-    found = {name: state.query(query, id=call_id) for name, query in known.items()}
-    if state.as_json:
-        state.print_json({"call": calls[0], **found})
-        return
-    state.print_record(calls[0])
-    for name, rows in found.items():
-        if rows:
-            state.out.print()
-            state.print_table(list(rows[0]), [[cell(v) for v in row.values()] for row in rows], title=name)
 
 
 def _imported(name: str) -> booking.Ask:

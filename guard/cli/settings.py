@@ -16,7 +16,7 @@ def settings() -> None:
 @json_option
 @pass_state
 def list_settings(state: State) -> None:
-    """Show every setting: its value and where that comes from, its unit, its default and its meaning.
+    """Show every setting: its value and where that comes from, its unit, its default, its range and its meaning.
 
     Python's components go by the environment (GUARD_...), else by guard.toml or the file that GUARD_CONFIG names, else
     by the table. SQL functions go by the table; where theirs is another value, it is shown beside.
@@ -33,7 +33,7 @@ def list_settings(state: State) -> None:
         state.print_json(found)
         return
     state.print_table(
-        ("setting", "#value", "?unit", "?#default", "?from", "meaning"),
+        ("setting", "#value", "?unit", "?#default", "?from", "?#range", "meaning"),
         [
             (
                 s["name"],
@@ -41,6 +41,7 @@ def list_settings(state: State) -> None:
                 s["unit"],
                 s["default"],
                 s["origin"] if s["value"] == s["table_value"] else f"{s['origin']} (SQL: {s['table_value']})",
+                "" if s["min_value"] is None else f"{s['min_value']} to {s['max_value']}",
                 s["description"],
             )
             for s in found
@@ -48,7 +49,8 @@ def list_settings(state: State) -> None:
     )
 
 
-@settings.command(name="set")
+# -1 is a value, not an option
+@settings.command(name="set", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("value")
 @json_option

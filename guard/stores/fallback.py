@@ -89,7 +89,7 @@ class Counters:
 
 
 class _Tier:
-    """A store, and whether it answers. The keeper alone asks one that does not: callers never wait for it twice."""
+    """A store, and whether it answers. The keeper alone asks one that does not: callers never wait for it."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -103,8 +103,7 @@ class _Tier:
         self.retry_at = time.monotonic() + INTERVAL
 
     def answers(self) -> None:
-        if self.down:
-            _log.warning("the %s store is used again", self.store.name)
+        _log.warning("the %s store is used again", self.store.name)
         self.down = False
 
 
@@ -182,8 +181,7 @@ class FallbackStore:
         try:
             unchanged: bool = tier.store.unchanged(view.snapshot)
         except StoreUnavailableError as error:
-            tier.fails(error)
-            self._wake.set()
+            self._lose(tier, error)
             return False
         if unchanged:
             view.used = True
@@ -221,10 +219,16 @@ class FallbackStore:
             try:
                 return tier, question(tier.store)
             except StoreUnavailableError as error:
-                tier.fails(error)
-                self._wake.set()
+                self._lose(tier, error)
         memory = self._tiers[-1]
         return memory, question(memory.store)
+
+    def _lose(self, tier: _Tier, error: StoreUnavailableError) -> None:
+        """Leave a store that did not answer to the keeper, who alone asks it until it does."""
+        if not tier.down:
+            self._wake.set()
+        tier.fails(error)
+        self._start_keeper()
 
     def _confirm(self, tier: _Tier, reply: Reply) -> Reply:
         """Tell the other shared stores of a probe before it starts; one that knows of another probe prevents it."""
@@ -237,7 +241,7 @@ class FallbackStore:
                     continue
                 tier.store.merge(merged, released=reply.token)
             except StoreUnavailableError as error:
-                other.fails(error)
+                self._lose(other, error)
                 continue
             return Reply(snapshot=merged, allowed=False, retry_after=min(1.0, merged.probe_for or 1.0))
         return reply
@@ -248,7 +252,7 @@ class FallbackStore:
                 try:
                     other.store.merge(reply.snapshot, released=token)
                 except StoreUnavailableError as error:
-                    other.fails(error)
+                    self._lose(other, error)
 
     def _tell(self, snapshot: Snapshot) -> None:
         for tier in self._tiers:
@@ -256,7 +260,7 @@ class FallbackStore:
                 try:
                     tier.store.merge(snapshot)
                 except StoreUnavailableError as error:
-                    tier.fails(error)
+                    self._lose(tier, error)
 
     def _learn(self, reply: Reply) -> None:
         snapshot = reply.snapshot
@@ -280,43 +284,55 @@ class FallbackStore:
 
     def reconcile(self, keys: Iterable[str]) -> None:
         """Read the circuits from every store that answers, and have the newest state of each be that of all."""
-        wanted = list(keys)
-        read: list[tuple[_Tier, dict[str, Snapshot]]] = []
-        for tier in self._tiers:
-            if not tier.down or time.monotonic() >= tier.retry_at:
-                try:
-                    read.append((tier, tier.store.snapshots(wanted)))
-                except StoreUnavailableError as error:
-                    tier.fails(error)
-        for key in wanted:
-            known = [(tier, snapshots.get(key) or Snapshot(key)) for tier, snapshots in read]
+        self._reconcile(list(keys), [tier for tier in self._tiers if not tier.down])
+
+    def _reconcile(self, keys: list[str], tiers: list[_Tier]) -> list[_Tier]:
+        """Reconcile these stores; returns those that answered throughout."""
+        read: dict[_Tier, dict[str, Snapshot]] = {}
+        for tier in tiers:
+            try:
+                read[tier] = tier.store.snapshots(keys)
+            except StoreUnavailableError as error:
+                self._lose(tier, error)
+        answered = set(read)
+        for key in keys:
+            known = [(tier, snapshots.get(key) or Snapshot(key)) for tier, snapshots in read.items()]
             _, newest = max(known, key=lambda entry: entry[1].order)  # of equal ones the first store's
             for tier, snapshot in known:
                 if snapshot.order < newest.order:
                     try:
                         tier.store.merge(newest)
                     except StoreUnavailableError as error:
-                        tier.fails(error)
+                        self._lose(tier, error)
+                        answered.discard(tier)
             self._see(newest)
-        for tier, _ in read:
-            if not tier.down or time.monotonic() >= tier.retry_at:
-                tier.answers()
+        return [tier for tier in tiers if tier in answered]
 
     def _watch(self, key: str) -> None:
+        """Have the keeper watch a circuit."""
         self.reconcile([key])
-        if self._shared and self._keeper is None:
-            with self._start_lock:
-                if self._keeper is None and not self._stop.is_set():
-                    self._keeper = threading.Thread(target=self._keep, name="guard-breaker", daemon=True)
-                    self._keeper.start()
-                    for tier in self._tiers:
-                        if hasattr(tier.store, "listen"):
-                            arguments = (self._heard, self._wake.set, self._stop)
-                            listener = threading.Thread(
-                                target=tier.store.listen, args=arguments, name="guard-listener", daemon=True
-                            )
-                            listener.start()
-                            self._listeners.append(listener)
+        if self._shared:
+            self._start_keeper()
+            self._start_listeners()
+
+    def _start_keeper(self) -> None:
+        with self._start_lock:
+            if self._keeper is None and not self._stop.is_set():
+                self._keeper = threading.Thread(target=self._keep, name="guard-breaker", daemon=True)
+                self._keeper.start()
+
+    def _start_listeners(self) -> None:
+        with self._start_lock:
+            if self._listeners or self._stop.is_set():
+                return
+            for tier in self._tiers:
+                if hasattr(tier.store, "listen"):
+                    arguments = (self._heard, self._wake.set, self._stop)
+                    listener = threading.Thread(
+                        target=tier.store.listen, args=arguments, name="guard-listener", daemon=True
+                    )
+                    listener.start()
+                    self._listeners.append(listener)
 
     def _heard(self, snapshot: Snapshot) -> None:
         if snapshot.key in self.views and not self._tiers[0].down:
@@ -329,11 +345,24 @@ class FallbackStore:
             self._wake.clear()
             rounds += 1
             try:
-                self.reconcile(self._in_use())
+                self._keep_in_line()
                 if self._events or rounds % REPORT_ROUNDS == 0:
                     self._flush(counts=rounds % REPORT_ROUNDS == 0)
             except Exception:  # the thread must go on: without it every call would ask the store
                 _log.exception("the keeper of circuits failed")
+
+    def _keep_in_line(self) -> None:
+        """Reconcile what is in use. A store that was away is used again once it has caught up."""
+        keys = self._in_use()
+        if not keys:  # nothing to ask a store for, and so no answer that it is there
+            return
+        now = time.monotonic()
+        tiers = [tier for tier in self._tiers if not tier.down or now >= tier.retry_at]
+        away = [tier for tier in tiers if tier.down]
+        answered = self._reconcile(keys, tiers)
+        for tier in away:
+            if tier in answered:
+                tier.answers()
 
     def _in_use(self) -> list[str]:
         for key, view in list(self.views.items()):
@@ -358,7 +387,7 @@ class FallbackStore:
         try:
             store.report([_told(event) for event in events], told)
         except StoreUnavailableError as error:
-            self._durable.fails(error)
+            self._lose(self._durable, error)
             self._events.extendleft(reversed(events))
             for key, c in taken.items():
                 self.counters(key).put_back(c)

@@ -373,7 +373,7 @@ as $$
         s.closed_at,
         s.generation,
         case
-            when s.state = 'open'
+            when s.state = 'open' and s.override is null
                 then round(greatest(0, extract(epoch from s.open_until - clock_timestamp())), 3)
         end,
         coalesce(s.probe_until > clock_timestamp(), false),

@@ -323,8 +323,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    c_timeout constant numeric := least(greatest(guard.setting('delivery_timeout_seconds')::numeric, 1), 3600);
-    c_most_attempts constant numeric := greatest(guard.setting('max_delivery_attempts')::numeric, 1);
+    c_timeout constant numeric := guard.setting('delivery_timeout_seconds')::numeric;
+    c_most_attempts constant numeric := guard.setting('max_delivery_attempts')::numeric;
     -- no wait is longer: what is due later than that was written before the clock was set back
     c_horizon constant timestamptz := p_now + interval '2 hours';
 begin

@@ -1,0 +1,3 @@
+grant update (value, updated_at) on guard.settings to guard_operator;
+alter table guard.settings drop column max_value;
+alter table guard.settings drop column min_value;

@@ -1,0 +1,1 @@
+drop index guard.webhook_events_subject_idx;
