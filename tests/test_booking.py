@@ -72,7 +72,8 @@ def rows(dsn: str, query: str) -> list[tuple[Any, ...]]:
 def assert_nothing_is_lost(dsn: str, calendar: Calendar) -> None:
     """Every remote booking has an appointment or a review item, none has two, and no call claims what is not."""
     recorded = [uid for (uid,) in rows(dsn, "select calcom_v2_booking_id from appointments")]
-    asked = {uid for (uid,) in rows(dsn, "select context ->> 'booking_id' from guard.manual_review_queue")}
+    named = "select jsonb_path_query(context, 'lax $.**.booking_id') #>> '{}' from guard.manual_review_queue"
+    asked = {uid for (uid,) in rows(dsn, named)}
     assert len(recorded) == len(set(recorded))
     for uid in calendar.bookings.values():
         assert uid in recorded or uid in asked
@@ -294,6 +295,17 @@ def test_a_refused_record_goes_to_a_person(booking: str, calendar: Calendar) -> 
     assert guard.book(1, taken, remote(calendar, "k1"), key="k1").state == "booked"
     result = guard.book(2, taken, remote(calendar, "k2"), key="k2")
     assert (result.state, result.booking_id, result.reason) == ("queued", "uid_2", "23P01")
+    assert_nothing_is_lost(booking, calendar)
+
+
+def test_a_call_whose_bookings_are_all_refused(booking: str, calendar: Calendar) -> None:
+    """One item names each of them."""
+    guard = BookingGuard(booking, Calls())
+    nobody = {"staff_id": 999, "starts_at": "2030-01-01T09:00:00Z"}
+    for key in ("k1", "k2", "k3"):
+        assert guard.book(1, nobody, remote(calendar, key), key=key).state == "queued"
+    assert rows(booking, "select count(*) from guard.manual_review_queue") == [(1,)]
+    assert len(calendar.bookings) == 3
     assert_nothing_is_lost(booking, calendar)
 
 

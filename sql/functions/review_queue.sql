@@ -1,11 +1,12 @@
 -- provides: function guard.review_priority(text)
+-- provides: function guard.add_context(jsonb, jsonb)
 -- provides: function guard.queue_review(bigint, text, jsonb)
 -- provides: function guard.take_review(text)
 -- provides: function guard.resolve_review(bigint, text)
 -- provides: function guard.release_review(bigint)
 -- provides: function guard.process_review_queue()
 --
--- What a person must decide. One open item per call and reason: queueing again refreshes it. Two people never get one
+-- What a person must decide. One open item per call and reason: queueing again adds to it. Two people never get one
 -- item: taking skips what another session has locked. Every action has its line in the audit log.
 -- Raises ZG301 (no such call), ZG302 (reason), ZG303 (context), ZG304 (no such item), ZG305 (the item is not in a
 -- state for this), ZG306 (assignee or resolution).
@@ -30,7 +31,29 @@ $$;
 
 comment on function guard.review_priority(text) is 'How urgent a reason is: 1, the most urgent, to 5.';
 
--- p_call_id may be null: then context -> subject tells the items of one reason apart.
+-- What the new context contradicts, another booking's id say, is kept under `earlier`, each context once.
+create or replace function guard.add_context(p_known jsonb, p_new jsonb)
+returns jsonb
+language sql
+immutable
+parallel safe
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when p_known @> p_new or p_known -> 'earlier' @> jsonb_build_array(p_new) then p_known
+        when (p_known || p_new) @> p_known then p_known || p_new
+        else p_new || jsonb_build_object(
+            'earlier', coalesce(p_known -> 'earlier', '[]') || jsonb_build_array(p_known - 'earlier')
+        )
+    end
+$$;
+
+comment on function guard.add_context(jsonb, jsonb) is
+'The context of a review item with a new one added: the newest on top, what it contradicts under earlier.';
+
+-- p_call_id may be null: then context -> subject tells the items of one reason apart. An item whose context is full is
+-- continued in another one, whose subject ends with a plus sign: nothing that a person is told of is dropped.
 -- Locks: the open item, if there is one.
 create or replace function guard.queue_review(p_call_id bigint, p_reason text, p_context jsonb = '{}')
 returns bigint
@@ -41,6 +64,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_context constant jsonb := coalesce(p_context, '{}');
+    v_subject text := case when p_call_id is null then left(coalesce(v_context ->> 'subject', ''), 200) else '' end;
     v_retell_call_id text;
     v_item guard.manual_review_queue;
 begin
@@ -65,15 +89,16 @@ begin
                 hint = 'Queue with a null call and a subject in the context if the call is not known.';
         end if;
     end if;
-    insert into guard.manual_review_queue as q (call_id, retell_call_id, subject, reason, context, priority)
-    values (
-        p_call_id, v_retell_call_id,
-        case when p_call_id is null then left(coalesce(v_context ->> 'subject', ''), 200) else '' end,
-        p_reason, v_context, guard.review_priority(p_reason)
-    )
-    on conflict (coalesce(call_id, 0), reason, subject) where status <> 'resolved' do update
-    set context = q.context || excluded.context, updated_at = now()
-    returning q.* into v_item;
+    loop
+        insert into guard.manual_review_queue as q (call_id, retell_call_id, subject, reason, context, priority)
+        values (p_call_id, v_retell_call_id, v_subject, p_reason, v_context, guard.review_priority(p_reason))
+        on conflict (coalesce(call_id, 0), reason, subject) where status <> 'resolved' do update
+        set context = guard.add_context(q.context, excluded.context), updated_at = now()
+        where pg_column_size(guard.add_context(q.context, excluded.context)) <= 65536
+        returning q.* into v_item;
+        exit when found;
+        v_subject := v_subject || '+';
+    end loop;
     insert into guard.audit_log (action, object, after)
     values ('queue_review', 'review ' || v_item.id, jsonb_build_object('call_id', p_call_id, 'reason', p_reason));
     return v_item.id;
@@ -81,7 +106,7 @@ end
 $$;
 
 comment on function guard.queue_review(bigint, text, jsonb) is
-'Ask a person: returns the open item of this call and reason, made or refreshed.';
+'Ask a person: returns the open item of this call and reason, made or added to.';
 
 -- Returns no row when nothing is pending. Locks: the item taken; skips what others have locked.
 create or replace function guard.take_review(p_assignee text)
