@@ -2,8 +2,9 @@
 -- provides: function guard.lock_intent(text)
 -- provides: function guard.mark_remote_booked(text, text)
 -- provides: function guard.record_booking(text, jsonb)
+-- provides: function guard.complete_booking(guard.booking_intents)
 -- provides: function guard.validate_booking(text)
--- provides: function guard.fail_booking(text, text)
+-- provides: function guard.fail_booking(text, text, text)
 -- provides: function guard.recover_intents(interval)
 --
 -- Write-ahead intents. The order: begin_booking, COMMIT; book remotely; mark_remote_booked, COMMIT; record_booking and
@@ -192,6 +193,23 @@ $$;
 comment on function guard.record_booking(text, jsonb) is
 'Write the appointment of a remote booking, or adopt the one that a webhook wrote; the call follows by trigger.';
 
+-- Locks: the intent, then the call, then its review items.
+create or replace function guard.complete_booking(p_intent guard.booking_intents)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update guard.booking_intents as i set state = 'validated', updated_at = now() where i.id = p_intent.id;
+    perform guard.settle_calls(array[p_intent.call_id]);
+end
+$$;
+
+comment on function guard.complete_booking(guard.booking_intents) is
+'An intent is done: its appointment is there and sound, whatever failed before.';
+
 create or replace function guard.validate_booking(p_key text)
 returns table (success boolean, reason text, details jsonb, duration_ms numeric)
 language plpgsql
@@ -211,7 +229,7 @@ begin
     select v.success, v.reason, v.details, v.duration_ms into success, reason, details, duration_ms
     from guard.validate_appointment(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id) as v;
     if success and v_intent.state = 'recorded' then
-        update guard.booking_intents as i set state = 'validated', updated_at = now() where i.id = v_intent.id;
+        perform guard.complete_booking(v_intent);
     end if;
     return next;
 end
@@ -219,8 +237,10 @@ $$;
 
 comment on function guard.validate_booking(text) is 'Validate what an intent has recorded; on success it is done.';
 
--- A remote booking that is known of goes to a person with its id; what the call claimed is taken back.
-create or replace function guard.fail_booking(p_key text, p_reason text)
+-- p_reason is why a person is asked. p_cause is told to whoever repeats the request, and kept as failure_reason: it says
+-- what happened, such as circuit_open or the class of an error. outcome_unknown says that the calendar may have booked.
+-- Locks: the intent, then the call, then its review item.
+create or replace function guard.fail_booking(p_key text, p_reason text, p_cause text = null)
 returns guard.booking_intents
 language plpgsql
 volatile
@@ -229,37 +249,43 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents := guard.lock_intent(p_key);
+    v_cause constant text := coalesce(p_cause, p_reason);
+    v_call_id bigint;
 begin
-    if v_intent.state = 'failed' then
+    if v_intent.state in ('failed', 'compensated') then
         return v_intent;
-    elsif v_intent.state in ('validated', 'compensated') then
+    elsif v_intent.state = 'validated' then
         raise exception using
             errcode = 'ZG311',
             message = format('intent %s is %s: it cannot fail any more', v_intent.id, v_intent.state),
             hint = 'Cancel the booking in the calendar: its webhook does the rest.';
     end if;
-    if exists (select from public.calls as c where c.id = v_intent.call_id) then
-        perform guard.rollback_booking(v_intent.call_id, p_reason);
+    select c.id into v_call_id from public.calls as c where c.id = v_intent.call_id;
+    if v_call_id is not null then
+        perform guard.rollback_booking(v_call_id, p_reason);
     end if;
-    if v_intent.booking_id is not null then
-        perform guard.queue_review(
-            (select c.id from public.calls as c where c.id = v_intent.call_id), p_reason,
-            jsonb_build_object(
-                'subject', v_intent.booking_id, 'booking_id', v_intent.booking_id, 'intent_id', v_intent.id,
-                'question', 'the calendar holds this booking: record it here, or cancel it there'
-            )
-        );
-    end if;
+    perform guard.queue_review(
+        v_call_id, p_reason,
+        jsonb_strip_nulls(jsonb_build_object(
+            'subject', coalesce(v_intent.booking_id, v_intent.key), 'intent_id', v_intent.id, 'key', v_intent.key,
+            'booking_id', v_intent.booking_id, 'cause', v_cause,
+            'question', case
+                when v_intent.booking_id is not null
+                    then 'the calendar holds this booking: record it here, or cancel it there'
+                when v_cause = 'outcome_unknown' then 'nobody knows whether the calendar booked: look there'
+            end
+        ))
+    );
     update guard.booking_intents as i
-    set state = 'failed', failure_reason = p_reason, updated_at = now()
+    set state = 'failed', failure_reason = v_cause, updated_at = now()
     where i.id = v_intent.id
     returning i.* into v_intent;
     return v_intent;
 end
 $$;
 
-comment on function guard.fail_booking(text, text) is
-'Give a booking up: the call''s claim is rolled back, and a remote booking that is known of goes to a person.';
+comment on function guard.fail_booking(text, text, text) is
+'Give a booking up: the call''s claim is rolled back, and a person is asked, with key and remote booking.';
 
 -- One intent at a time, each in its own subtransaction, so that one that cannot be mended does not hold up the others;
 -- what another session works on is skipped. An intent whose outcome nobody knows is queued for a person: ask the
@@ -294,23 +320,14 @@ begin
                     v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, false
                 ) as c;
                 if v_valid.success then
-                    update guard.booking_intents as i
-                    set state = 'validated', updated_at = now()
-                    where i.id = v_intent.id;
+                    perform guard.complete_booking(v_intent);
                     action := coalesce(action, 'validated');
                 else
                     perform guard.fail_booking(v_intent.key, 'appointment_validation_failed');
                     action := 'queued';
                 end if;
             else
-                perform guard.queue_review(
-                    (select c.id from public.calls as c where c.id = v_intent.call_id), 'calcom_booking_failed',
-                    jsonb_build_object(
-                        'subject', v_intent.key, 'intent_id', v_intent.id,
-                        'question', 'nobody knows whether the calendar booked: look there'
-                    )
-                );
-                perform guard.fail_booking(v_intent.key, 'calcom_booking_failed');
+                perform guard.fail_booking(v_intent.key, 'calcom_booking_failed', 'outcome_unknown');
                 action := 'queued';
             end if;
         exception
@@ -335,5 +352,5 @@ grant execute on function guard.begin_booking(text, bigint, jsonb) to guard_app;
 grant execute on function guard.mark_remote_booked(text, text) to guard_app;
 grant execute on function guard.record_booking(text, jsonb) to guard_app;
 grant execute on function guard.validate_booking(text) to guard_app;
-grant execute on function guard.fail_booking(text, text) to guard_app;
+grant execute on function guard.fail_booking(text, text, text) to guard_app;
 grant execute on function guard.recover_intents(interval) to guard_app, guard_operator;

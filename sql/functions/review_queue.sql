@@ -4,6 +4,9 @@
 -- provides: function guard.take_review(text)
 -- provides: function guard.resolve_review(bigint, text)
 -- provides: function guard.release_review(bigint)
+-- provides: function guard.booked_calls(bigint[])
+-- provides: function guard.clear_failures(bigint[])
+-- provides: function guard.settle_calls(bigint[])
 -- provides: function guard.process_review_queue()
 --
 -- What a person must decide. One open item per call and reason: queueing again adds to it. Two people never get one
@@ -144,6 +147,7 @@ $$;
 
 comment on function guard.take_review(text) is 'Take the most urgent pending item; no row when there is none.';
 
+-- Locks: the call, then the item, as guard.rollback_booking does.
 create or replace function guard.resolve_review(p_id bigint, p_resolution text)
 returns guard.manual_review_queue
 language plpgsql
@@ -161,6 +165,10 @@ begin
             message = 'a resolution has 1 to 2000 characters',
             hint = 'Say what was done about it.';
     end if;
+    perform 1
+    from public.calls as c
+    where c.id = (select q.call_id from guard.manual_review_queue as q where q.id = p_id)
+    for no key update;
     select q.* into v_before from guard.manual_review_queue as q where q.id = p_id for no key update;
     if not found then
         raise exception using
@@ -182,11 +190,13 @@ begin
         'resolve_review', 'review ' || p_id, p_resolution,
         jsonb_build_object('status', v_before.status), jsonb_build_object('status', v_after.status)
     );
+    perform guard.clear_failures(array[v_after.call_id]);
     return v_after;
 end
 $$;
 
-comment on function guard.resolve_review(bigint, text) is 'Close an item, saying how.';
+comment on function guard.resolve_review(bigint, text) is
+'Close an item, saying how; with its last one a call no longer requires manual processing.';
 
 create or replace function guard.release_review(p_id bigint)
 returns guard.manual_review_queue
@@ -221,9 +231,103 @@ $$;
 
 comment on function guard.release_review(bigint) is 'Give an item back that was taken.';
 
--- The hourly retry: what was queued because a booking was not there, or not whole, is looked at again; where the call
--- now has its appointment and its flags agree, nobody need decide anything. An item is retried max_retry_attempts
--- times. Idempotent; a second session at the same time does nothing, and so does a standby.
+create or replace function guard.booked_calls(p_calls bigint[])
+returns setof bigint
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.id
+    from public.calls as c
+    where
+        c.id = any(p_calls)
+        and c.appointment_made
+        and c.session_outcome = 'appointment_booked'
+        and c.appointment_link_status = 'linked'
+        and exists (select from public.appointments as a where a.call_id = c.id and a.company_id = c.company_id)
+$$;
+
+comment on function guard.booked_calls(bigint[]) is 'Those of the calls that have an appointment and say so.';
+
+-- A call that is booked has not failed, and one that nobody is asked about requires nobody. updated_at stays: the row
+-- has nothing new for a rule to judge.
+-- Locks: the calls' rows that change.
+create or replace function guard.clear_failures(p_calls bigint[])
+returns void
+language sql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    update public.calls as c
+    set
+        booking_failed = c.booking_failed and not truth.booked,
+        booking_failure_reason = case when not truth.booked then c.booking_failure_reason end,
+        requires_manual_processing = c.requires_manual_processing and truth.asked
+    from (
+        select
+            k.call_id,
+            k.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id)) as booked,
+            exists (
+                select from guard.manual_review_queue as q where q.call_id = k.call_id and q.status <> 'resolved'
+            ) as asked
+        from unnest(p_calls) as k (call_id)
+    ) as truth
+    where
+        c.id = truth.call_id
+        and (c.booking_failed and truth.booked or c.requires_manual_processing and not truth.asked)
+$$;
+
+comment on function guard.clear_failures(bigint[]) is
+'Have calls no longer say that they failed, if they are booked, or need a person, if nobody is asked.';
+
+-- Where a call now has its appointment and its flags agree, nobody need decide anything; unless the calendar may hold
+-- another booking of it that no appointment records: only a person can look there.
+-- Locks: the calls, then their pending items, skipping those that others have locked.
+create or replace function guard.settle_calls(p_calls bigint[])
+returns integer
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_items bigint[];
+begin
+    perform 1 from public.calls as c where c.id = any(p_calls) order by c.id for no key update;
+    v_items := array(
+        select q.id
+        from guard.manual_review_queue as q
+        where
+            q.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id))
+            and q.status = 'pending'
+            and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
+            and not exists (
+                select from guard.booking_intents as i
+                where
+                    i.call_id = q.call_id
+                    and i.state <> 'compensated'
+                    and (i.booking_id is not null or i.failure_reason = 'outcome_unknown')
+                    and not exists (
+                        select from public.appointments as a
+                        where a.calcom_v2_booking_id = i.booking_id and a.call_id = i.call_id
+                    )
+            )
+        for no key update skip locked
+    );
+    perform guard.resolve_review(i.id, 'the call has its appointment now') from unnest(v_items) as i (id);
+    perform guard.clear_failures(p_calls);
+    return cardinality(v_items);
+end
+$$;
+
+comment on function guard.settle_calls(bigint[]) is
+'Close what was queued for want of an appointment that is there now, and clear the calls'' flags; returns how many.';
+
+-- The hourly retry: what was queued because a booking was not there, or not whole, is looked at again. An item is retried
+-- max_retry_attempts times. Idempotent; a second session at the same time does nothing, and so does a standby.
+-- Locks: the items and their calls; what others have locked is left for the next time.
 create or replace function guard.process_review_queue()
 returns table (examined integer, resolved integer)
 language plpgsql
@@ -232,7 +336,7 @@ security definer -- a job's login need not be an operator
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_items bigint[];
+    v_calls bigint[];
 begin
     examined := 0;
     resolved := 0;
@@ -243,38 +347,24 @@ begin
     with due as (
         select q.id
         from guard.manual_review_queue as q
+        inner join public.calls as c on q.call_id = c.id
         where
             q.status = 'pending'
-            and q.call_id is not null
-            and q.reason in ('appointment_validation_failed', 'calcom_booking_failed')
+            and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
             and q.attempts < guard.setting('max_retry_attempts')::integer
         order by q.priority, q.created_at
         limit 1000
-        for update skip locked
+        for no key update of q, c skip locked
     ),
     tried as (
         update guard.manual_review_queue as q
         set attempts = q.attempts + 1, updated_at = now()
         from due as d
         where q.id = d.id
-        returning q.id
+        returning q.call_id
     )
-    select array_agg(t.id), count(*) into v_items, examined from tried as t;
-
-    perform guard.resolve_review(q.id, 'the call has its appointment now')
-    from guard.manual_review_queue as q
-    inner join public.calls as c on q.call_id = c.id
-    where
-        q.id = any(v_items)
-        and c.appointment_made
-        and c.session_outcome = 'appointment_booked'
-        and c.appointment_link_status = 'linked'
-        and exists (select from public.appointments as a where a.call_id = c.id and a.company_id = c.company_id)
-        and not exists (
-            select from guard.booking_intents as i
-            where i.call_id = c.id and i.booking_id is not null and i.appointment_id is null
-        );
-    get diagnostics resolved = row_count;
+    select array_agg(distinct t.call_id), count(*) into v_calls, examined from tried as t;
+    resolved := guard.settle_calls(v_calls);
     return next;
 end
 $$;
