@@ -259,6 +259,46 @@ def test_what_the_calendar_holds_and_cannot_be_recorded_goes_to_a_person(booking
     assert_nothing_is_lost(booking, calendar)
 
 
+def test_recovery_waits_for_nobody_and_rolls_nothing_back_for_it(booking: str, calendar: Calendar) -> None:
+    """A lock that is not to be had says nothing about the booking."""
+    with psycopg.connect(booking, autocommit=True) as connection, psycopg.connect(booking) as writer:
+        for key, call in (("k1", 1), ("k2", 2)):
+            connection.execute("select guard.begin_booking(%s, %s, '{}')", (key, call))
+            connection.execute("select guard.mark_remote_booked(%s, %s)", (key, calendar.book(key)))
+        writer.execute("update calls set status = 'ended' where id = 1")
+        connection.execute("set lock_timeout = '100ms'")
+        recover = "select key, state, action from guard.recover_intents('0 seconds')"
+        assert connection.execute(recover).fetchall() == [
+            ("k1", "remote_booked", "postponed"),
+            ("k2", "validated", "recorded"),
+        ]
+        writer.commit()
+        assert connection.execute(recover).fetchall() == [("k1", "validated", "recorded")]
+    assert rows(booking, "select * from guard.manual_review_queue") == []
+    assert_nothing_is_lost(booking, calendar)
+
+
+def test_the_job_recovers_what_nobody_recovers(booking: str, calendar: Calendar, guard: RunGuard) -> None:
+    with psycopg.connect(booking, autocommit=True) as connection:
+        connection.execute("select guard.begin_booking(k, k::int, '{}') from unnest('{1,2,3}'::text[]) as k")
+        connection.execute("select guard.mark_remote_booked('1', %s)", (calendar.book("1"),))
+        connection.execute("update guard.booking_intents set updated_at = now() - interval '14 minutes'")
+        connection.execute(
+            "update guard.booking_intents set updated_at = now() - interval '16 minutes' where key = '2'"
+        )
+    done = json.loads(guard(booking, "jobs", "run", "recover_intents", "--json").stdout)
+    assert done["result"] == {"recovered": 1, "queued": 1, "postponed": 0}
+    assert rows(booking, "select key, state, failure_reason from guard.booking_intents order by key") == [
+        ("1", "validated", None),
+        ("2", "failed", "outcome_unknown"),
+        ("3", "started", None),
+    ]
+    assert guard(booking, "settings", "set", "outcome_unknown_minutes", "5").returncode == 0
+    done = json.loads(guard(booking, "jobs", "run", "recover_intents", "--json").stdout)
+    assert done["result"] == {"recovered": 0, "queued": 1, "postponed": 0}
+    assert_nothing_is_lost(booking, calendar)
+
+
 def test_the_command_asks_the_calendar(booking: str, calendar: Calendar, guard: RunGuard) -> None:
     with psycopg.connect(booking, autocommit=True) as connection:
         connection.execute("select guard.begin_booking('k1', 1, '{}'), guard.begin_booking('k2', 2, '{}')")

@@ -101,6 +101,10 @@ from (
         'max_retry_attempts', '3', 'attempts',
         'How often what failed is tried again: by retry in Python, and a review item by the hourly job.'
     ),
+    (
+        'outcome_unknown_minutes', '15', 'minutes',
+        'How long it may stay unknown whether the calendar booked, so that it can be asked, before a person is.'
+    ),
     ('base_delay_seconds', '1', 'seconds', 'How long retry waits before its first new attempt; then twice as long.'),
     ('incident_sample_cap', '1000', 'incidents', 'How many standing incidents a rule keeps; the others are counted.'),
     (
