@@ -199,7 +199,12 @@ def _mark(connection: Connection, key: str, booking_id: str) -> None:
     except psycopg.Error as error:
         if error.sqlstate != "ZG311":
             raise
-        context = {"booking_id": booking_id, "key": key, "question": "the calendar booked twice: cancel one there"}
+        context = {
+            "booking_id": booking_id,
+            "key": key,
+            "cause": "second_booking",
+            "question": "the calendar booked twice: cancel one there",
+        }
         connection.execute(
             "select guard.queue_review(i.call_id, 'appointment_validation_failed', %s)"
             " from guard.booking_intents as i where i.key = %s",

@@ -1,7 +1,7 @@
 -- A booking that failed and comes about after all: the call says so, and nobody is asked any more; but nothing closes an
 -- item while the calendar may hold a booking that no appointment records.
 begin;
-select plan(25);
+select plan(26);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 9) as g;
@@ -139,6 +139,12 @@ select results_eq(
     'select booking_failed, booking_failure_reason, requires_manual_processing from failures where call_id = 6',
     $$values (false, null::text, false)$$, 'and the call says so'
 );
+
+-- what only a person can answer
+select guard.queue_review(7, 'calcom_booking_failed', '{"question": "is it in the calendar?"}');
+select pg_temp.book('g1', 7, 'G1');
+select guard.queue_review(7, 'calcom_booking_failed', '{"question": "really?"}');
+select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'is asked until a person answers');
 
 select * from finish();
 rollback;

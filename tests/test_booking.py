@@ -519,7 +519,10 @@ def test_a_second_booking_for_one_key_goes_to_a_person(booking: str, calendar: C
 
     result = BookingGuard(booking, Calls()).book(1, request(1), book, key="k1")
     assert (result.state, result.booking_id) == ("booked", "uid_1")
-    assert rows(booking, "select context ->> 'booking_id' from guard.manual_review_queue") == [("uid_2",)]
+    assert rows(booking, "select resolved from guard.process_review_queue()") == [(0,)]
+    assert rows(booking, "select context ->> 'booking_id', status from guard.manual_review_queue") == [
+        ("uid_2", "pending")
+    ]
     assert_nothing_is_lost(booking, calendar)
 
 

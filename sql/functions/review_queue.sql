@@ -303,6 +303,8 @@ begin
             q.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id))
             and q.status = 'pending'
             and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
+            -- what is asked about an intent is answered by the intents
+            and not q.context @? '$.** ? (exists (@.question) && !exists (@.intent_id))'
             and not exists (
                 select from guard.booking_intents as i
                 where
