@@ -12,7 +12,7 @@ begin atomic
     select guard.begin_booking(p_key, p_call_id, '{}');
     select guard.mark_remote_booked(p_key, p_booking_id);
     select guard.record_booking(p_key, '{}');
-    select v.success from guard.validate_booking(p_key) as v;
+    select (guard.validate_booking(p_key)).success;
 end;
 
 create temporary view failures as
@@ -56,7 +56,7 @@ select results_eq(
     $$values (2::bigint, false, null::text, true, 'pending')$$,
     'the call is booked, and a person must still look for the first one'
 );
-select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'the hourly job does not close it');
+select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'the job does not close it');
 select guard.mark_remote_booked('b1', 'B1');
 select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'nor when the answer comes');
 select guard.recover_intents('0 seconds');
@@ -80,7 +80,7 @@ select guard.begin_booking('d1', 4, '{"staff_id": 999}');
 select guard.mark_remote_booked('d1', 'D1');
 select guard.recover_intents('0 seconds');
 select ok(pg_temp.book('d2', 4, 'D2'), 'another attempt succeeds');
-select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'the first one is still asked about');
+select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'the first is still asked about');
 select guard.handle_booking_event('{"triggerEvent": "BOOKING_CANCELLED", "createdAt": "2030-01-01T00:00:00Z",
     "payload": {"uid": "D1"}}');
 select results_eq('select resolved from guard.process_review_queue()', 'values (1)', 'until it is cancelled');
