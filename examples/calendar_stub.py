@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def book(key: str, request: dict[str, Any]) -> str:
+def book(request: dict[str, Any], key: str) -> str:
     """Book `request`; the calendar's id of the booking."""
     body = json.dumps({"key": key, "request": request}).encode()
     with urlopen(Request(f"{os.environ['CALENDAR_URL']}/bookings", body), timeout=remaining_time()) as answer:  # noqa: S310

@@ -175,6 +175,18 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
         from guard.deliveries as d
         where d.status = 'dead'
         group by d.channel
+        union all
+        select
+            'stuck_intent', format('%%s bookings that were begun have not come further, the oldest since %%s UTC',
+                count(*), to_char(min(i.updated_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI')),
+            'guard jobs run recover_intents; guard intents list shows them'
+        from guard.booking_intents as i
+        where i.state::text = any('{started,remote_booked,recorded}')
+            -- by then the job has seen them twice
+            and i.updated_at < now() - interval '10 minutes'
+                - (select s.value::numeric from guard.settings as s where s.name = 'outcome_unknown_minutes')
+                    * interval '1 minute'
+        having count(*) > 0
         """,
         ([name for m in migrations.shipped() for name in migrations.index_names(m)], list(migrations.ROLES)),
     ).fetchall()

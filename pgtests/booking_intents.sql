@@ -1,6 +1,6 @@
 -- Write-ahead intents: one key, one request, one remote booking, one appointment.
 begin;
-select plan(33);
+select plan(43);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.staff (id, company_id, name) values (1, 1, 'S');
@@ -85,6 +85,25 @@ select bag_eq(
     ('k6', 'failed', 'queued'), ('k7', 'validated', 'recorded')$$, 'each is cleared up'
 );
 select is_empty($$select from guard.recover_intents('0 seconds')$$, 'once');
+select results_eq(
+    $$select state, action from guard.recover_intent('k4')$$, $$values ('validated', 'none')$$, 'nor one of them'
+);
+select guard.begin_booking('k8', 8, '{}');
+select guard.begin_booking('k9', 9, '{}');
+select guard.mark_remote_booked('k9', 'bk_9');
+select results_eq(
+    $$select key, state, action from guard.recover_intents('0 seconds', '15 minutes')$$,
+    $$values ('k9', 'validated', 'recorded')$$, 'a calendar that may yet be asked is given longer'
+);
+select results_eq(
+    $$select state, action from guard.recover_intent('k8', 'not_booked')$$, $$values ('failed', 'queued')$$,
+    'what the calendar said of one key'
+);
+select results_eq(
+    $$select failure_reason, q.context ? 'question'
+    from guard.booking_intents as i inner join guard.manual_review_queue as q using (call_id) where i.key = 'k8'$$,
+    $$values ('not_booked', false)$$, 'is what a person is told'
+);
 select isnt_empty(
     $$select from guard.manual_review_queue where call_id = 3 and context ? 'question'$$, 'unknown: a person looks'
 );
@@ -111,6 +130,18 @@ select throws_ok(
     'a key of 10,000 characters'
 );
 select throws_ok($$select guard.begin_booking('k', 1, null)$$, 'ZG313', null, 'no request');
+select throws_ok(
+    format('select guard.begin_booking(%L, 1, %L)', 'k', r.request), 'ZG313', null,
+    format('%s cannot be recorded: refused before anything is booked', r.request)
+) from (
+    values
+    ('{"starts_at": "nonsense"}'),
+    ('{"ends_at": "2030-02-31"}'),
+    ('{"staff_id": "Ann"}'),
+    ('{"service_id": 1.5}'),
+    ('{"customer_id": 99999999999999999999}'),
+    ('{"starts_at": "2030-01-01 10:00+00", "ends_at": "2030-01-01 09:00+00"}')
+) as r (request);
 select throws_ok($$select guard.begin_booking('k', 99, '{}')$$, 'ZG301', null, 'an unknown call');
 select throws_ok($$select guard.mark_remote_booked('nope', 'bk')$$, 'ZG312', null, 'an unknown key');
 select throws_ok($$select guard.mark_remote_booked('k4', '')$$, 'ZG313', null, 'no booking id');

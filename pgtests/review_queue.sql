@@ -1,6 +1,6 @@
 -- What a person must decide: one open item per call and reason, the most urgent first, every action audited.
 begin;
-select plan(23);
+select plan(30);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction, retell_call_id)
@@ -58,6 +58,49 @@ select is(
 select isnt(
     guard.queue_review(null, 'booking_without_call', '{"subject": "bk_1"}'),
     guard.queue_review(null, 'booking_without_call', '{"subject": "bk_2"}'), 'another subject is another item'
+);
+
+-- nothing that a person is asked to look for is lost by what comes after it
+select guard.queue_review(2, 'two bookings', '{"booking_id": "bk_1", "question": "where?"}');
+select guard.queue_review(2, 'two bookings', '{"n": 1}');
+select guard.queue_review(2, 'two bookings', '{"booking_id": "bk_2"}');
+select guard.queue_review(2, 'two bookings', '{"booking_id": "bk_1"}');
+select guard.queue_review(2, 'two bookings', '{"booking_id": "bk_2"}');
+select results_eq(
+    $$select context from guard.manual_review_queue where reason = 'two bookings'$$,
+    $$values (
+        '{"booking_id": "bk_2", "earlier": [{"booking_id": "bk_1", "question": "where?", "n": 1}]}'::jsonb
+    )$$, 'what contradicts the context is kept beside it, each once'
+);
+select guard.queue_review(2, 'two bookings', '{"booking_id": "bk_3"}');
+select results_eq(
+    $$select distinct jsonb_path_query(context, 'lax $.**.booking_id') #>> '{}'
+    from guard.manual_review_queue where reason = 'two bookings' order by 1$$,
+    $$values ('bk_1'), ('bk_2'), ('bk_3')$$, 'however many'
+);
+create temporary table big as
+select string_agg(md5(g::text), '') as text from generate_series(1, 1875) as g; -- 60 kB
+select isnt(
+    guard.queue_review(2, 'big', jsonb_build_object('a', b.text)),
+    guard.queue_review(2, 'big', jsonb_build_object('b', b.text)), 'an item that is full is continued in another'
+) from big as b;
+select is(
+    guard.queue_review(2, 'big', jsonb_build_object('a', b.text)),
+    (select min(q.id) from guard.manual_review_queue as q where q.reason = 'big'), 'what it has is not told again'
+) from big as b;
+select guard.queue_review(2, 'big', '{"c": 1}');
+select ok(
+    max(pg_column_size(q.context || '{}')) < 65537 and count(*) = 2, 'none is bigger than a context may be'
+) from guard.manual_review_queue as q where q.reason = 'big';
+select isnt(
+    guard.queue_review(null, 'big', jsonb_build_object('subject', 's', 'a', b.text)),
+    guard.queue_review(null, 'big', jsonb_build_object('subject', 's', 'b', b.text)), 'also where no call is known'
+) from big as b;
+select guard.resolve_review(q.id, 'ok') from guard.manual_review_queue as q where q.reason = 'big';
+select guard.queue_review(2, 'big', '{"c": 1}');
+select results_eq(
+    $$select context from guard.manual_review_queue where reason = 'big' and status = 'pending'$$,
+    $$values ('{"c": 1}'::jsonb)$$, 'a new item begins anew'
 );
 
 select throws_ok($$select guard.queue_review(99, 'x')$$, 'ZG301', null, 'an unknown call');

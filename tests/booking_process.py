@@ -51,7 +51,7 @@ def main(dsn: str, url: str, call_id: str, key: str, die_at: str) -> None:
 
     database.connect = lambda dsn, **_: Connection.connect(dsn, autocommit=True)
 
-    def remote(request: booking.Request) -> str:
+    def remote(request: booking.Request, key: str) -> str:
         steps.step()
         body = json.dumps({"key": key, "request": request}).encode()
         with urllib.request.urlopen(urllib.request.Request(f"{url}/bookings", body), timeout=10) as answer:
@@ -62,8 +62,8 @@ def main(dsn: str, url: str, call_id: str, key: str, die_at: str) -> None:
     call = int(call_id)
     request = {
         "staff_id": 1,
-        "starts_at": f"2030-01-01T{call % 24:02}:00:00Z",
-        "ends_at": f"2030-01-01T{call % 24:02}:30:00Z",
+        "starts_at": f"2030-01-{call // 24 + 1:02}T{call % 24:02}:00:00Z",
+        "ends_at": f"2030-01-{call // 24 + 1:02}T{call % 24:02}:30:00Z",
     }
     result = booking.BookingGuard(dsn, Calls()).book(call, request, remote, key=key)
     print(result.state, steps.count, flush=True)

@@ -101,6 +101,60 @@ def test_a_webhook_and_a_booking_make_one_appointment(queue: str) -> None:
 
 
 @pytest.mark.slow
+def test_failures_successes_people_and_the_job_at_once(queue: str) -> None:
+    """Nobody meets a deadlock, and in the end a call requires a person if and only if one is asked."""
+    book = "select guard.begin_booking('{0}', {1}, '{{}}')"
+    fail = "select guard.fail_booking('{0}', 'calcom_booking_failed', 'outcome_unknown')"
+    succeed = (
+        "select guard.mark_remote_booked('{0}', '{0}')",
+        "select guard.record_booking('{0}', '{{}}')",
+        "select guard.validate_booking('{0}')",
+    )
+    resolve = "select guard.resolve_review(id, 'done') from guard.manual_review_queue where status = 'in_progress'"
+    work: dict[str, list[str]] = {
+        "failures": [book, fail],
+        "refusals": [book, fail.replace("outcome_unknown", "circuit_open")],
+        "late": [book, fail, *succeed],
+        "successes": [book, *succeed],
+        "person": ["select guard.take_review('ann')", resolve],
+        "job": ["update guard.manual_review_queue set attempts = 0", "select * from guard.process_review_queue()"],
+    }
+    errors: list[str] = []
+
+    def run(name: str, statements: list[str]) -> None:
+        with psycopg.connect(queue, autocommit=True) as connection:
+            for turn in range(60):
+                for statement in statements:
+                    try:
+                        connection.execute(statement.format(f"{name}{turn}", turn % 3 + 1).encode())
+                    except psycopg.Error as error:
+                        errors.append(f"{name}: {error}")
+
+    threads = [threading.Thread(target=run, args=item) for item in work.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with psycopg.connect(queue) as connection:
+        contradictions = """
+            select c.id from calls c
+            where c.requires_manual_processing is distinct from exists (
+                select from guard.manual_review_queue q where q.call_id = c.id and q.status <> 'resolved'
+            ) and c.id <= 3
+        """
+        assert connection.execute(contradictions).fetchall() == []
+        unnamed = """
+            select i.key from guard.booking_intents i
+            where i.failure_reason = 'outcome_unknown' and not exists (
+                select from guard.manual_review_queue q
+                where jsonb_path_exists(q.context, 'lax $.**.key ? (@ == $key)', jsonb_build_object('key', i.key))
+            )
+        """
+        assert connection.execute(unnamed).fetchall() == []
+
+
+@pytest.mark.slow
 def test_the_command_works_the_queue(queue: str, guard: RunGuard) -> None:
     with psycopg.connect(queue, autocommit=True) as connection:
         connection.execute(

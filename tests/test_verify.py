@@ -117,6 +117,15 @@ BROKEN = {
         ["insert into guard.faults (place, errcode, message) values ('note_claims', '42P01', 'no [/b] table')"],
         {("fault", "1 faults of guard's own in the last day, the last one in note_claims: no [/b] table")},
     ),
+    "stuck_intent": (
+        [
+            "insert into guard.booking_intents (key, call_id, request, request_hash, state, booking_id, updated_at)"
+            " select 'k' || n, 1, '{}', '', s, 'b', timestamptz '2026-01-01 09:00+00' + n * interval '1 minute'"
+            " from unnest('{remote_booked,started,failed}'::text[]) with ordinality as k (s, n)",
+            "insert into guard.booking_intents (key, call_id, request, request_hash) values ('young', 1, '{}', '')",
+        ],
+        {("stuck_intent", "2 bookings that were begun have not come further, the oldest since 2026-01-01 09:01 UTC")},
+    ),
     "probe": (
         [
             "create function undo() returns trigger language plpgsql as"

@@ -10,7 +10,7 @@ import sys
 import click
 
 from guard import booking
-from guard.cli.base import State, json_option, local_minute, pass_state
+from guard.cli.base import FOUND, State, json_option, local_minute, pass_state
 from guard.errors import GuardError
 
 
@@ -194,6 +194,8 @@ def list_intents(state: State, everything: bool, limit: int) -> None:
 def recover_intents(state: State, seconds: float, ask: str | None) -> None:
     """Clear up bookings that have not moved for a while: record them, or queue them for a person.
 
+    What --ask raises is logged, and that booking left for the next time: ask_failed, exit status 2.
+
     \b
     Examples:
       guard intents recover --older-than 300
@@ -208,6 +210,8 @@ def recover_intents(state: State, seconds: float, ask: str | None) -> None:
         state.out.print("Nothing to recover.")
     else:
         state.print_table(("key", "state", "action"), recovered)
+    if any(action == "ask_failed" for _, _, action in recovered):
+        click.get_current_context().exit(FOUND)
 
 
 def _imported(name: str) -> booking.Ask:

@@ -1,10 +1,13 @@
+-- provides: function guard.is_recordable(jsonb)
 -- provides: function guard.begin_booking(text, bigint, jsonb)
 -- provides: function guard.lock_intent(text)
 -- provides: function guard.mark_remote_booked(text, text)
 -- provides: function guard.record_booking(text, jsonb)
+-- provides: function guard.complete_booking(guard.booking_intents)
 -- provides: function guard.validate_booking(text)
--- provides: function guard.fail_booking(text, text)
--- provides: function guard.recover_intents(interval)
+-- provides: function guard.fail_booking(text, text, text)
+-- provides: function guard.recover_intent(text, text)
+-- provides: function guard.recover_intents(interval, interval)
 --
 -- Write-ahead intents. The order: begin_booking, COMMIT; book remotely; mark_remote_booked, COMMIT; record_booking and
 -- validate_booking, COMMIT. Whatever dies in between leaves an intent behind that says how far it came, and
@@ -19,6 +22,32 @@
 -- process make one appointment and not two.
 -- Raises ZG310 (key used for another request), ZG311 (illegal step), ZG312 (no such intent), ZG313 (bad input),
 -- ZG301 (no such call).
+
+-- Looked at before the calendar is asked: afterwards it would be too late.
+create or replace function guard.is_recordable(p_request jsonb)
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_starts_at timestamptz;
+    v_ends_at timestamptz;
+begin
+    perform
+        (p_request ->> 'customer_id')::bigint, (p_request ->> 'service_id')::bigint, (p_request ->> 'staff_id')::bigint;
+    v_starts_at := (p_request ->> 'starts_at')::timestamptz;
+    v_ends_at := (p_request ->> 'ends_at')::timestamptz;
+    return coalesce(v_starts_at <= v_ends_at, true);
+exception
+    when data_exception then
+        return false;
+end
+$$;
+
+comment on function guard.is_recordable(jsonb) is
+'Whether an appointment can be written from a booking request: its times are times and its ids numbers.';
 
 create or replace function guard.begin_booking(p_key text, p_call_id bigint, p_request jsonb)
 returns table (intent_id bigint, state text, is_new boolean, booking_id text, appointment_id bigint)
@@ -41,6 +70,11 @@ begin
             errcode = 'ZG313',
             message = 'a booking request is a JSON object of at most 64 kB',
             hint = 'Give the columns of the appointment: starts_at, ends_at, staff_id, service_id, customer_id.';
+    elsif not guard.is_recordable(p_request) then
+        raise exception using
+            errcode = 'ZG313',
+            message = 'a value of the booking request cannot be read',
+            hint = 'starts_at and ends_at are times, in this order; staff_id, service_id and customer_id are numbers.';
     elsif not exists (select from public.calls as c where c.id = p_call_id) then
         raise exception using
             errcode = 'ZG301',
@@ -192,6 +226,25 @@ $$;
 comment on function guard.record_booking(text, jsonb) is
 'Write the appointment of a remote booking, or adopt the one that a webhook wrote; the call follows by trigger.';
 
+-- Locks: the intent, then the call, then its review items.
+create or replace function guard.complete_booking(p_intent guard.booking_intents)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update guard.booking_intents as i set state = 'validated', updated_at = now() where i.id = p_intent.id;
+    perform guard.settle_calls(array[c.id::bigint])
+    from public.calls as c
+    where c.id = p_intent.call_id and (c.booking_failed or c.requires_manual_processing);
+end
+$$;
+
+comment on function guard.complete_booking(guard.booking_intents) is
+'An intent is done: its appointment is there and sound, whatever failed before.';
+
 create or replace function guard.validate_booking(p_key text)
 returns table (success boolean, reason text, details jsonb, duration_ms numeric)
 language plpgsql
@@ -211,7 +264,7 @@ begin
     select v.success, v.reason, v.details, v.duration_ms into success, reason, details, duration_ms
     from guard.validate_appointment(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id) as v;
     if success and v_intent.state = 'recorded' then
-        update guard.booking_intents as i set state = 'validated', updated_at = now() where i.id = v_intent.id;
+        perform guard.complete_booking(v_intent);
     end if;
     return next;
 end
@@ -219,8 +272,10 @@ $$;
 
 comment on function guard.validate_booking(text) is 'Validate what an intent has recorded; on success it is done.';
 
--- A remote booking that is known of goes to a person with its id; what the call claimed is taken back.
-create or replace function guard.fail_booking(p_key text, p_reason text)
+-- p_reason is why a person is asked. p_cause is told to whoever repeats the request, and kept as failure_reason: it says
+-- what happened, such as circuit_open or the class of an error. outcome_unknown says that the calendar may have booked.
+-- Locks: the intent, then the call, then its review item.
+create or replace function guard.fail_booking(p_key text, p_reason text, p_cause text = null)
 returns guard.booking_intents
 language plpgsql
 volatile
@@ -229,43 +284,50 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents := guard.lock_intent(p_key);
+    v_cause constant text := coalesce(p_cause, p_reason);
+    v_call_id bigint;
 begin
-    if v_intent.state = 'failed' then
+    if v_intent.state in ('failed', 'compensated') then
         return v_intent;
-    elsif v_intent.state in ('validated', 'compensated') then
+    elsif v_intent.state = 'validated' then
         raise exception using
             errcode = 'ZG311',
             message = format('intent %s is %s: it cannot fail any more', v_intent.id, v_intent.state),
             hint = 'Cancel the booking in the calendar: its webhook does the rest.';
     end if;
-    if exists (select from public.calls as c where c.id = v_intent.call_id) then
-        perform guard.rollback_booking(v_intent.call_id, p_reason);
+    select c.id into v_call_id from public.calls as c where c.id = v_intent.call_id;
+    if v_call_id is not null then
+        perform guard.rollback_booking(v_call_id, p_reason);
     end if;
-    if v_intent.booking_id is not null then
-        perform guard.queue_review(
-            (select c.id from public.calls as c where c.id = v_intent.call_id), p_reason,
-            jsonb_build_object(
-                'subject', v_intent.booking_id, 'booking_id', v_intent.booking_id, 'intent_id', v_intent.id,
-                'question', 'the calendar holds this booking: record it here, or cancel it there'
-            )
-        );
-    end if;
+    perform guard.queue_review(
+        v_call_id, p_reason,
+        jsonb_strip_nulls(jsonb_build_object(
+            'subject', coalesce(v_intent.booking_id, v_intent.key), 'intent_id', v_intent.id, 'key', v_intent.key,
+            'booking_id', v_intent.booking_id, 'cause', v_cause,
+            'question', case
+                when v_intent.booking_id is not null
+                    then 'the calendar holds this booking: record it here, or cancel it there'
+                when v_cause = 'outcome_unknown' then 'nobody knows whether the calendar booked: look there'
+            end
+        ))
+    );
     update guard.booking_intents as i
-    set state = 'failed', failure_reason = p_reason, updated_at = now()
+    set state = 'failed', failure_reason = v_cause, updated_at = now()
     where i.id = v_intent.id
     returning i.* into v_intent;
     return v_intent;
 end
 $$;
 
-comment on function guard.fail_booking(text, text) is
-'Give a booking up: the call''s claim is rolled back, and a remote booking that is known of goes to a person.';
+comment on function guard.fail_booking(text, text, text) is
+'Give a booking up: the call''s claim is rolled back, and a person is asked, with key and remote booking.';
 
--- One intent at a time, each in its own subtransaction, so that one that cannot be mended does not hold up the others;
--- what another session works on is skipped. An intent whose outcome nobody knows is queued for a person: ask the
--- calendar before, and mark what it says. action: recorded, validated, or queued.
-create or replace function guard.recover_intents(p_older_than interval = '1 minute')
-returns table (key text, state text, action text)
+-- p_cause says what is known of an intent that the calendar has not answered: outcome_unknown, or not_booked, where it
+-- was asked. action: recorded, validated, compensated (cancelled meanwhile), queued, none (there was nothing to do), or
+-- postponed: locks or resources are not to be had, which says nothing about the booking.
+-- Locks: the remote booking, then the intent, the call, its review items.
+create or replace function guard.recover_intent(p_key text, p_cause text = 'outcome_unknown')
+returns table (state text, action text)
 language plpgsql
 volatile
 security definer -- an application recovers, and may not write intents otherwise
@@ -273,67 +335,94 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents;
-    v_valid record;
+    v_is_valid boolean;
 begin
-    for v_intent in
-        select i.*
+    perform pg_advisory_xact_lock(hashtextextended('guard.booking ' || i.booking_id, 0))
+    from guard.booking_intents as i
+    where i.key = p_key;
+    v_intent := guard.lock_intent(p_key);
+    action := 'none';
+    begin
+        if v_intent.state = 'started' then
+            perform guard.fail_booking(p_key, 'calcom_booking_failed', p_cause);
+            action := 'queued';
+        elsif v_intent.state = 'remote_booked' then
+            v_intent := guard.record_booking(p_key, null);
+            action := v_intent.state;
+        end if;
+        if v_intent.state = 'recorded' then
+            select c.success into v_is_valid
+            from guard.check_appointment(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, false) as c;
+            if v_is_valid then
+                perform guard.complete_booking(v_intent);
+                action := case action when 'none' then 'validated' else action end;
+            else
+                perform guard.fail_booking(p_key, 'appointment_validation_failed');
+                action := 'queued';
+            end if;
+        end if;
+    exception
+        when serialization_failure or deadlock_detected then
+            raise;
+        when object_not_in_prerequisite_state or insufficient_resources or system_error then
+            action := 'postponed';
+        when others then
+            -- a record that is refused, an overlap say: the remote booking goes to a person
+            perform guard.fail_booking(p_key, 'appointment_validation_failed', sqlstate);
+            action := 'queued';
+    end;
+    select i.state into state from guard.booking_intents as i where i.id = v_intent.id;
+    return next;
+end
+$$;
+
+comment on function guard.recover_intent(text, text) is
+'Clear up one booking, whatever it died at: record it, validate it, or queue it for a person.';
+
+-- One that cannot be mended does not hold up the others; what another session works on is skipped. An intent whose
+-- outcome nobody knows is queued for a person: ask the calendar before, and mark what it says. It can be given longer.
+create or replace function guard.recover_intents(
+    p_older_than interval = '1 minute', p_unknown_older_than interval = null
+)
+returns table (key text, state text, action text)
+language plpgsql
+volatile
+security definer -- an application recovers, and may not write intents otherwise
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- before any row, and in the order in which others lock them
+    perform pg_advisory_xact_lock(hashtextextended('guard.booking ' || b.booking_id, 0))
+    from (
+        select distinct i.booking_id
         from guard.booking_intents as i
-        where i.state in ('started', 'remote_booked', 'recorded') and i.updated_at <= now() - p_older_than
+        where i.state::text = any('{remote_booked,recorded}') and i.updated_at <= now() - p_older_than
+        order by i.booking_id
+    ) as b;
+    for key in
+        select i.key
+        from guard.booking_intents as i
+        where
+            i.state::text = any('{started,remote_booked,recorded}')
+            and i.updated_at <= now() - case i.state
+                when 'started' then coalesce(p_unknown_older_than, p_older_than) else p_older_than
+            end
         order by i.id
         for no key update skip locked
     loop
-        key := v_intent.key;
-        begin
-            if v_intent.state = 'remote_booked' then
-                v_intent := guard.record_booking(v_intent.key, null);
-                action := 'recorded';
-            end if;
-            if v_intent.state = 'recorded' then
-                select c.success, c.reason into v_valid
-                from guard.check_appointment(
-                    v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, false
-                ) as c;
-                if v_valid.success then
-                    update guard.booking_intents as i
-                    set state = 'validated', updated_at = now()
-                    where i.id = v_intent.id;
-                    action := coalesce(action, 'validated');
-                else
-                    perform guard.fail_booking(v_intent.key, 'appointment_validation_failed');
-                    action := 'queued';
-                end if;
-            else
-                perform guard.queue_review(
-                    (select c.id from public.calls as c where c.id = v_intent.call_id), 'calcom_booking_failed',
-                    jsonb_build_object(
-                        'subject', v_intent.key, 'intent_id', v_intent.id,
-                        'question', 'nobody knows whether the calendar booked: look there'
-                    )
-                );
-                perform guard.fail_booking(v_intent.key, 'calcom_booking_failed');
-                action := 'queued';
-            end if;
-        exception
-            when serialization_failure or deadlock_detected then
-                raise;
-            when others then
-                -- a record that is refused, an overlap say: the remote booking goes to a person
-                perform guard.fail_booking(v_intent.key, 'appointment_validation_failed');
-                action := 'queued';
-        end;
-        select i.state into state from guard.booking_intents as i where i.id = v_intent.id;
+        select r.state, r.action into state, action from guard.recover_intent(key) as r;
         return next;
-        action := null;
     end loop;
 end
 $$;
 
-comment on function guard.recover_intents(interval) is
+comment on function guard.recover_intents(interval, interval) is
 'Clear up what died while it booked: record it, validate it, or queue it for a person.';
 
 grant execute on function guard.begin_booking(text, bigint, jsonb) to guard_app;
 grant execute on function guard.mark_remote_booked(text, text) to guard_app;
 grant execute on function guard.record_booking(text, jsonb) to guard_app;
 grant execute on function guard.validate_booking(text) to guard_app;
-grant execute on function guard.fail_booking(text, text) to guard_app;
-grant execute on function guard.recover_intents(interval) to guard_app, guard_operator;
+grant execute on function guard.fail_booking(text, text, text) to guard_app;
+grant execute on function guard.recover_intent(text, text) to guard_app, guard_operator;
+grant execute on function guard.recover_intents(interval, interval) to guard_app, guard_operator;

@@ -1,11 +1,15 @@
 -- provides: function guard.review_priority(text)
+-- provides: function guard.add_context(jsonb, jsonb)
 -- provides: function guard.queue_review(bigint, text, jsonb)
 -- provides: function guard.take_review(text)
 -- provides: function guard.resolve_review(bigint, text)
 -- provides: function guard.release_review(bigint)
+-- provides: function guard.booked_calls(bigint[])
+-- provides: function guard.clear_failures(bigint[])
+-- provides: function guard.settle_calls(bigint[])
 -- provides: function guard.process_review_queue()
 --
--- What a person must decide. One open item per call and reason: queueing again refreshes it. Two people never get one
+-- What a person must decide. One open item per call and reason: queueing again adds to it. Two people never get one
 -- item: taking skips what another session has locked. Every action has its line in the audit log.
 -- Raises ZG301 (no such call), ZG302 (reason), ZG303 (context), ZG304 (no such item), ZG305 (the item is not in a
 -- state for this), ZG306 (assignee or resolution).
@@ -30,8 +34,30 @@ $$;
 
 comment on function guard.review_priority(text) is 'How urgent a reason is: 1, the most urgent, to 5.';
 
--- p_call_id may be null: then context -> subject tells the items of one reason apart. A reason is what lists and views
--- show: phone numbers in it are masked.
+-- What the new context contradicts, another booking's id say, is kept under `earlier`, each context once.
+create or replace function guard.add_context(p_known jsonb, p_new jsonb)
+returns jsonb
+language sql
+immutable
+parallel safe
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when p_known @> p_new or p_known -> 'earlier' @> jsonb_build_array(p_new) then p_known
+        when (p_known || p_new) @> p_known then p_known || p_new
+        else p_new || jsonb_build_object(
+            'earlier', coalesce(p_known -> 'earlier', '[]') || jsonb_build_array(p_known - 'earlier')
+        )
+    end
+$$;
+
+comment on function guard.add_context(jsonb, jsonb) is
+'The context of a review item with a new one added: the newest on top, what it contradicts under earlier.';
+
+-- p_call_id may be null: then context -> subject tells the items of one reason apart. An item whose context is full is
+-- continued in another one, whose subject ends with a plus sign: nothing that a person is told of is dropped.
+-- A reason is what lists and views show: phone numbers in it are masked.
 -- Locks: the open item, if there is one.
 create or replace function guard.queue_review(p_call_id bigint, p_reason text, p_context jsonb = '{}')
 returns bigint
@@ -43,6 +69,7 @@ as $$
 declare
     v_reason constant text := guard.mask_phones(p_reason);
     v_context constant jsonb := coalesce(p_context, '{}');
+    v_subject text := case when p_call_id is null then left(coalesce(v_context ->> 'subject', ''), 200) else '' end;
     v_retell_call_id text;
     v_item guard.manual_review_queue;
 begin
@@ -67,15 +94,16 @@ begin
                 hint = 'Queue with a null call and a subject in the context if the call is not known.';
         end if;
     end if;
-    insert into guard.manual_review_queue as q (call_id, retell_call_id, subject, reason, context, priority)
-    values (
-        p_call_id, v_retell_call_id,
-        case when p_call_id is null then left(coalesce(v_context ->> 'subject', ''), 200) else '' end,
-        v_reason, v_context, guard.review_priority(v_reason)
-    )
-    on conflict (coalesce(call_id, 0), reason, subject) where status <> 'resolved' do update
-    set context = q.context || excluded.context, updated_at = now()
-    returning q.* into v_item;
+    loop
+        insert into guard.manual_review_queue as q (call_id, retell_call_id, subject, reason, context, priority)
+        values (p_call_id, v_retell_call_id, v_subject, v_reason, v_context, guard.review_priority(v_reason))
+        on conflict (coalesce(call_id, 0), reason, subject) where status <> 'resolved' do update
+        set context = guard.add_context(q.context, excluded.context), updated_at = now()
+        where pg_column_size(guard.add_context(q.context, excluded.context)) <= 65536
+        returning q.* into v_item;
+        exit when found;
+        v_subject := v_subject || '+';
+    end loop;
     insert into guard.audit_log (action, object, after)
     values ('queue_review', 'review ' || v_item.id, jsonb_build_object('call_id', p_call_id, 'reason', v_reason));
     return v_item.id;
@@ -83,7 +111,7 @@ end
 $$;
 
 comment on function guard.queue_review(bigint, text, jsonb) is
-'Ask a person: returns the open item of this call and reason, made or refreshed.';
+'Ask a person: returns the open item of this call and reason, made or added to.';
 
 -- Returns no row when nothing is pending. Locks: the item taken; skips what others have locked.
 create or replace function guard.take_review(p_assignee text)
@@ -121,6 +149,7 @@ $$;
 
 comment on function guard.take_review(text) is 'Take the most urgent pending item; no row when there is none.';
 
+-- Locks: the call, then the item, as guard.rollback_booking does.
 create or replace function guard.resolve_review(p_id bigint, p_resolution text)
 returns guard.manual_review_queue
 language plpgsql
@@ -138,6 +167,10 @@ begin
             message = 'a resolution has 1 to 2000 characters',
             hint = 'Say what was done about it.';
     end if;
+    perform 1
+    from public.calls as c
+    where c.id = (select q.call_id from guard.manual_review_queue as q where q.id = p_id)
+    for no key update;
     select q.* into v_before from guard.manual_review_queue as q where q.id = p_id for no key update;
     if not found then
         raise exception using
@@ -159,11 +192,13 @@ begin
         'resolve_review', 'review ' || p_id, p_resolution,
         jsonb_build_object('status', v_before.status), jsonb_build_object('status', v_after.status)
     );
+    perform guard.clear_failures(array[v_after.call_id]);
     return v_after;
 end
 $$;
 
-comment on function guard.resolve_review(bigint, text) is 'Close an item, saying how.';
+comment on function guard.resolve_review(bigint, text) is
+'Close an item, saying how; with its last one a call no longer requires manual processing.';
 
 create or replace function guard.release_review(p_id bigint)
 returns guard.manual_review_queue
@@ -198,9 +233,105 @@ $$;
 
 comment on function guard.release_review(bigint) is 'Give an item back that was taken.';
 
--- The hourly retry: what was queued because a booking was not there, or not whole, is looked at again; where the call
--- now has its appointment and its flags agree, nobody need decide anything. An item is retried max_retry_attempts
--- times. Idempotent; a second session at the same time does nothing, and so does a standby.
+create or replace function guard.booked_calls(p_calls bigint[])
+returns setof bigint
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.id
+    from public.calls as c
+    where
+        c.id = any(p_calls)
+        and c.appointment_made
+        and c.session_outcome = 'appointment_booked'
+        and c.appointment_link_status = 'linked'
+        and exists (select from public.appointments as a where a.call_id = c.id and a.company_id = c.company_id)
+$$;
+
+comment on function guard.booked_calls(bigint[]) is 'Those of the calls that have an appointment and say so.';
+
+-- A call that is booked has not failed, and one that nobody is asked about requires nobody. updated_at stays: the row
+-- has nothing new for a rule to judge.
+-- Locks: the calls' rows that change.
+create or replace function guard.clear_failures(p_calls bigint[])
+returns void
+language sql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    update public.calls as c
+    set
+        booking_failed = c.booking_failed and not truth.booked,
+        booking_failure_reason = case when not truth.booked then c.booking_failure_reason end,
+        requires_manual_processing = c.requires_manual_processing and truth.asked
+    from (
+        select
+            k.call_id,
+            k.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id)) as booked,
+            exists (
+                select from guard.manual_review_queue as q where q.call_id = k.call_id and q.status <> 'resolved'
+            ) as asked
+        from unnest(p_calls) as k (call_id)
+    ) as truth
+    where
+        c.id = truth.call_id
+        and (c.booking_failed and truth.booked or c.requires_manual_processing and not truth.asked)
+$$;
+
+comment on function guard.clear_failures(bigint[]) is
+'Have calls no longer say that they failed, if they are booked, or need a person, if nobody is asked.';
+
+-- Where a call now has its appointment and its flags agree, nobody need decide anything; unless the calendar may hold
+-- another booking of it that no appointment records: only a person can look there.
+-- Locks: the calls, then their pending items, skipping those that others have locked.
+create or replace function guard.settle_calls(p_calls bigint[])
+returns integer
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_items bigint[];
+begin
+    perform 1 from public.calls as c where c.id = any(p_calls) order by c.id for no key update;
+    v_items := array(
+        select q.id
+        from guard.manual_review_queue as q
+        where
+            q.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id))
+            and q.status = 'pending'
+            and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
+            -- what is asked about an intent is answered by the intents
+            and not q.context @? '$.** ? (exists (@.question) && !exists (@.intent_id))'
+            and not exists (
+                select from guard.booking_intents as i
+                where
+                    i.call_id = q.call_id
+                    and i.state <> 'compensated'
+                    and (i.booking_id is not null or i.failure_reason = 'outcome_unknown')
+                    and not exists (
+                        select from public.appointments as a
+                        where a.calcom_v2_booking_id = i.booking_id and a.call_id = i.call_id
+                    )
+            )
+        for no key update skip locked
+    );
+    perform guard.resolve_review(i.id, 'the call has its appointment now') from unnest(v_items) as i (id);
+    perform guard.clear_failures(p_calls);
+    return cardinality(v_items);
+end
+$$;
+
+comment on function guard.settle_calls(bigint[]) is
+'Close what was queued for want of an appointment that is there now, and clear the calls'' flags; returns how many.';
+
+-- The hourly retry: what was queued because a booking was not there, or not whole, is looked at again. An item is retried
+-- max_retry_attempts times. Idempotent; a second session at the same time does nothing, and so does a standby.
+-- Locks: the items and their calls; what others have locked is left for the next time.
 create or replace function guard.process_review_queue()
 returns table (examined integer, resolved integer)
 language plpgsql
@@ -209,7 +340,7 @@ security definer -- a job's login need not be an operator
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_items bigint[];
+    v_calls bigint[];
 begin
     examined := 0;
     resolved := 0;
@@ -220,38 +351,24 @@ begin
     with due as (
         select q.id
         from guard.manual_review_queue as q
+        inner join public.calls as c on q.call_id = c.id
         where
             q.status = 'pending'
-            and q.call_id is not null
-            and q.reason in ('appointment_validation_failed', 'calcom_booking_failed')
+            and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
             and q.attempts < guard.setting('max_retry_attempts')::integer
         order by q.priority, q.created_at
         limit 1000
-        for update skip locked
+        for no key update of q, c skip locked
     ),
     tried as (
         update guard.manual_review_queue as q
         set attempts = q.attempts + 1, updated_at = now()
         from due as d
         where q.id = d.id
-        returning q.id
+        returning q.call_id
     )
-    select array_agg(t.id), count(*) into v_items, examined from tried as t;
-
-    perform guard.resolve_review(q.id, 'the call has its appointment now')
-    from guard.manual_review_queue as q
-    inner join public.calls as c on q.call_id = c.id
-    where
-        q.id = any(v_items)
-        and c.appointment_made
-        and c.session_outcome = 'appointment_booked'
-        and c.appointment_link_status = 'linked'
-        and exists (select from public.appointments as a where a.call_id = c.id and a.company_id = c.company_id)
-        and not exists (
-            select from guard.booking_intents as i
-            where i.call_id = c.id and i.booking_id is not null and i.appointment_id is null
-        );
-    get diagnostics resolved = row_count;
+    select array_agg(distinct t.call_id), count(*) into v_calls, examined from tried as t;
+    resolved := guard.settle_calls(v_calls);
     return next;
 end
 $$;

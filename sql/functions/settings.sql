@@ -120,6 +120,10 @@ from (
         'How often what failed is tried again: by retry in Python, and a review item by the hourly job.'
     ),
     (
+        'outcome_unknown_minutes', '15', 'minutes', 0, 10080,
+        'How long it may stay unknown whether the calendar booked, so that it can be asked, before a person is.'
+    ),
+    (
         'base_delay_seconds', '1', 'seconds', 0, 3600,
         'How long retry waits before its first new attempt; then twice as long.'
     ),

@@ -145,7 +145,8 @@ $$;
 comment on function guard.take_back_claims(bigint[], text) is
 'Have calls no longer claim a booking that failed, and say so.';
 
--- Everything or nothing, and once: a second rollback of the same call changes nothing and returns false. The message
+-- Everything or nothing, and once: a second rollback of the same call changes nothing and returns false, as long as its
+-- review item is open; when a person has closed that, the call failed anew, and is asked about anew. The message
 -- in the outbox goes out only when the transaction commits. Where the call does have an appointment, its flags stay in
 -- line with it, since the row is the truth; the call is marked for a person all the same.
 -- Locks: the call's row, its open review item.
@@ -178,6 +179,10 @@ begin
     if v_call.requires_manual_processing
         and v_call.booking_failed
         and v_call.booking_failure_reason = p_reason
+        and exists (
+            select from guard.manual_review_queue as q
+            where q.call_id = p_call_id and q.reason = p_reason and q.status <> 'resolved'
+        )
         and (v_booked or (
             v_call.appointment_made is not true
             and v_call.session_outcome is not distinct from 'creation_failed'
@@ -212,7 +217,8 @@ begin
         not v_booked, case when not v_booked then now() end
     );
     perform guard.queue_review(
-        p_call_id, p_reason, jsonb_build_object('appointment_exists', v_booked, 'booking_id', v_call.booking_id)
+        p_call_id, p_reason,
+        jsonb_strip_nulls(jsonb_build_object('appointment_exists', v_booked, 'booking_id', v_call.booking_id))
     );
     perform guard.notify(
         'critical', 'booking_rolled_back', 'call', p_call_id, v_call.company_id,
