@@ -33,6 +33,8 @@ Request = dict[str, Any]
 Remote = Callable[[Request, str], str | int]
 #: Asks the calendar what became of an idempotency key: the booking's id, or None if it did not book.
 Ask = Callable[[str], str | int | None]
+#: Writes down what the calendar said of a key: the id of a booking, or why there is none.
+Step = Callable[[Connection, str, str], None]
 
 
 class Breaker(Protocol):
@@ -101,7 +103,7 @@ class BookingGuard:
         except Exception as error:
             if _did_not_book(error):
                 return self._write(_give_up, key, type(error).__name__)
-            _log.warning("nobody knows whether the calendar booked %s: %r", key, error)
+            _log.warning("nobody knows whether the calendar booked %s: %s", key, type(error).__name__)
             return Booking("queued", key, reason="outcome_unknown")  # the intent stays open: recovery asks
         return self._keep(_record, key, booking_id)
 
@@ -148,10 +150,6 @@ class BookingGuard:
             yield connection
         finally:
             connection.close()
-
-
-#: Writes down what the calendar said of a key: the id of a booking, or why there is none.
-Step = Callable[[Connection, str, str], None]
 
 
 def recover(connection: Connection, older_than_seconds: float, ask: Ask | None = None) -> list[tuple[str, str, str]]:
@@ -271,5 +269,5 @@ def _did_not_book(error: BaseException) -> bool:
     """Whether it is certain that the calendar did not book: it refused, or was not even reached."""
     status = http_status(error)
     if status is not None:
-        return 400 <= status < 500 or status == 503
+        return (400 <= status < 500 and status != 408) or status == 503  # 408: it may have booked, too late
     return isinstance(getattr(error, "reason", error), ConnectionRefusedError | socket.gaierror)
