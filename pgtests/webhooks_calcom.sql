@@ -1,6 +1,6 @@
 -- Events of the calendar: handled once, in any order; a cancelled booking never leaves a phantom.
 begin;
-select plan(20);
+select plan(21);
 
 create function pg_temp.event(p_trigger text, p_uid text, p_at text, p_more jsonb = '{}')
 returns jsonb language sql as $$
@@ -54,7 +54,10 @@ select is((select a.status from public.appointments as a), 'cancelled', 'and doe
 select guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_2', '2026-01-01T12:00:00Z'));
 select results_eq(
     $$select action from guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_2', '2026-01-01T10:00:00Z'))$$,
-    array['stale'], 'cancelled before it was heard of: nothing is made'
+    array['stale'], 'cancelled before it was heard of'
+);
+select results_eq(
+    'select status from public.appointments where call_id = 2', array['cancelled'], 'it stays cancelled'
 );
 select guard.handle_booking_event(
     pg_temp.event('BOOKING_RESCHEDULED', 'bk_3b', '2026-01-01T11:00:00Z', '{"rescheduleUid": "bk_3"}')
@@ -68,13 +71,14 @@ select results_eq(
     'one appointment, with the new uid'
 );
 
--- a claim that will never have its appointment
+-- a claim without an appointment
 update public.calls set appointment_made = true, session_outcome = 'appointment_booked' where id = 4;
 select guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_4', '2026-01-01T12:00:00Z'));
 select results_eq(
-    'select appointment_made, session_outcome from public.calls where id = 4',
-    $$values (false, 'appointment_removed')$$,
-    'a cancelled booking leaves no phantom'
+    'select a.calcom_v2_booking_id::text, a.status::text from public.appointments as a inner join public.calls as c on a.call_id = c.id
+    where c.id = 4',
+    $$values ('bk_4', 'cancelled')$$,
+    'a cancelled booking leaves no phantom, but a cancelled appointment'
 );
 
 select results_eq(

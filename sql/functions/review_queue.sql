@@ -215,6 +215,7 @@ begin
         return next;
         return;
     end if;
+    perform guard.sync_waiting_bookings();
     with due as (
         select q.id
         from guard.manual_review_queue as q
@@ -248,7 +249,8 @@ begin
         and not exists (
             select from guard.booking_intents as i
             where i.call_id = c.id and i.booking_id is not null and i.appointment_id is null
-        );
+        )
+        and not exists (select from guard.remote_bookings as r where r.call_id = c.id and r.refused is not null);
     get diagnostics resolved = row_count;
     return next;
 end
