@@ -1,7 +1,7 @@
 -- What the calendar said of a booking is kept whole, so that its appointment can be brought in line at any time: when
 -- its call becomes known, say, or when the slot that refused it is free.
 -- remote_bookings is guard's own, and who writes it, a webhook, comes again:
--- squawk-ignore-file require-concurrent-index-creation, require-concurrent-index-deletion
+-- squawk-ignore-file require-concurrent-index-creation, require-concurrent-index-deletion, ban-drop-not-null
 set local role guard_owner;
 
 alter table guard.remote_bookings

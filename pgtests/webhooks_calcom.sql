@@ -1,6 +1,6 @@
 -- Events of the calendar: handled once, in any order; a cancelled booking never leaves a phantom.
 begin;
-select plan(21);
+select plan(29);
 
 create function pg_temp.event(p_trigger text, p_uid text, p_at text, p_more jsonb = '{}')
 returns jsonb language sql as $$
@@ -90,10 +90,37 @@ select results_eq(
     from guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_y', '2026-01-01T10:00:00Z'))$$,
     $$values (null::bigint, 'queued')$$, 'a booking of no call goes to a person'
 );
+select is(
+    (select h.action from guard.handle_booking_event(pg_temp.event(
+        'BOOKING_CREATED', 'bk_z' || m.named, '2026-01-01T10:00:00Z',
+        jsonb_build_object('metadata', jsonb_build_object('call_id', m.named))
+    )) as h), 'queued', 'and not by what is no id'
+)
+from (values ('x5'), (' 5'), ('-5'), ('5.0'), ('99999999999999999999999')) as m (named);
+select is(
+    (select h.action from guard.handle_booking_event(pg_temp.event(
+        'BOOKING_CREATED', 'bk_w', '2026-01-01T10:00:00Z', '{"metadata": {"call_id": 6}}'
+    )) as h), 'created', 'but by its own id'
+);
 select throws_ok($$select guard.handle_booking_event('{}')$$, 'ZG320', null, 'what is no event');
 select throws_ok(
     $$select guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_1', 'yesterday-ish'))$$, 'ZG320', null,
     'a time that cannot be read'
+);
+
+-- clocks that go wrong
+select guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_7', '3000-01-01T00:00:00Z'));
+select guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_8', 'infinity'));
+select results_eq(
+    $$select action from generate_series(7, 8) as n
+    cross join lateral guard.handle_booking_event(pg_temp.event(
+        'BOOKING_RESCHEDULED', 'bk_' || n, (now() + interval '1 minute')::text,
+        '{"startTime": "2030-01-03T09:00:00Z", "endTime": "2030-01-03T09:30:00Z"}'
+    ))$$, array['rescheduled', 'rescheduled'], 'a booking from the year 3000 can still be moved'
+);
+select results_eq(
+    'select distinct starts_at from public.appointments where call_id in (7, 8)',
+    $$values (timestamptz '2030-01-03 09:00+00')$$, 'and is'
 );
 
 select guard.set_rule('inconsistent_link_status', 'observe');

@@ -22,28 +22,34 @@
 -- 3. its appointments; 4. the call, by the triggers of appointments; 5. review items.
 -- What an intent of another transaction is being marked with is not seen, and so not waited for: its guard.record_booking
 -- waits for the chain, and finds what was written down.
+--
+-- Small queries are plpgsql functions: these keep their plans, and an event asks for the chain several times.
 
 create or replace function guard.booking_chain(p_bookings text[])
 returns text[]
-language sql
+language plpgsql
 stable
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    with recursive chain (booking_id) as (
-        select b.booking_id from unnest(p_bookings) as b (booking_id) where b.booking_id is not null
-        union
-        select linked.booking_id
-        from chain as c
-        cross join lateral (
-            select r.replaced_by from guard.remote_bookings as r
-            where r.booking_id = c.booking_id and r.replaced_by is not null
-            union all
-            select r.booking_id from guard.remote_bookings as r where r.replaced_by = c.booking_id
-        ) as linked (booking_id)
-    )
+begin
+    return (
+        with recursive chain (booking_id) as (
+            select b.booking_id from unnest(p_bookings) as b (booking_id) where b.booking_id is not null
+            union
+            select linked.booking_id
+            from chain as c
+            cross join lateral (
+                select r.replaced_by from guard.remote_bookings as r
+                where r.booking_id = c.booking_id and r.replaced_by is not null
+                union all
+                select r.booking_id from guard.remote_bookings as r where r.replaced_by = c.booking_id
+            ) as linked (booking_id)
+        )
 
-    select coalesce(array_agg(c.booking_id order by c.booking_id), '{}') from chain as c
+        select coalesce(array_agg(c.booking_id order by c.booking_id), '{}') from chain as c
+    );
+end
 $$;
 
 comment on function guard.booking_chain(text[]) is
@@ -82,47 +88,56 @@ comment on function guard.lock_bookings(text[]) is
 
 create or replace function guard.current_booking(p_chain text[])
 returns guard.remote_bookings
-language sql
+language plpgsql
 stable
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    select r
+declare
+    v_current guard.remote_bookings;
+begin
+    select r.* into v_current
     from guard.remote_bookings as r
     where r.booking_id = any(p_chain)
     order by r.state = 'superseded', r.event_at desc nulls last, r.booking_id
-    limit 1
+    limit 1;
+    return v_current;
+end
 $$;
 
 comment on function guard.current_booking(text[]) is 'The booking that stands at the end of a chain.';
 
 create or replace function guard.booking_for(p_chain text[])
 returns bigint
-language sql
+language plpgsql
 stable
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    select c.id
-    from (
-        select 1 as rank, a.call_id
-        from public.appointments as a
-        where a.calcom_v2_booking_id = any(p_chain)
-        union all
-        select 2, i.call_id from guard.booking_intents as i where i.booking_id = any(p_chain)
-        union all
-        select 3, min(k.id) from public.calls as k where k.booking_id = any(p_chain) having count(*) = 1
-        union all
-        select 4, r.call_id from guard.remote_bookings as r where r.booking_id = any(p_chain)
-        union all
-        select 5, k.id
-        from guard.remote_bookings as r
-        inner join public.calls as k on r.retell_call_id = k.retell_call_id
-        where r.booking_id = any(p_chain)
-    ) as known
-    inner join public.calls as c on known.call_id = c.id
-    order by known.rank, c.id
-    limit 1
+begin
+    return (
+        select c.id
+        from (
+            select 1 as rank, a.call_id
+            from public.appointments as a
+            where a.calcom_v2_booking_id = any(p_chain)
+            union all
+            select 2, i.call_id from guard.booking_intents as i where i.booking_id = any(p_chain)
+            union all
+            select 3, min(k.id) from public.calls as k where k.booking_id = any(p_chain) having count(*) = 1
+            union all
+            select 4, r.call_id from guard.remote_bookings as r where r.booking_id = any(p_chain)
+            union all
+            select 5, k.id
+            from guard.remote_bookings as r
+            inner join public.calls as k on r.retell_call_id = k.retell_call_id
+            where r.booking_id = any(p_chain)
+        ) as known
+        inner join public.calls as c on known.call_id = c.id
+        order by known.rank, c.id
+        limit 1
+    );
+end
 $$;
 
 comment on function guard.booking_for(text[]) is
@@ -362,7 +377,8 @@ begin
 end
 $$;
 
-comment on function guard.sync_bookings(text[]) is 'Bring the appointments of several bookings to what the calendar said.';
+comment on function guard.sync_bookings(text[]) is
+'Bring the appointments of several bookings to what the calendar said.';
 
 -- The longest waiting first: each try moves a booking to the end.
 create or replace function guard.sync_waiting_bookings()

@@ -15,31 +15,36 @@
 -- Ids are left as they are, so that an event can be found by them.
 create or replace function guard.without_phone_numbers(p_payload jsonb)
 returns jsonb
-language sql
+language plpgsql
 immutable
 parallel safe
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    select case jsonb_typeof(p_payload)
-        when 'object' then (
+begin
+    if jsonb_typeof(p_payload) = 'object' then
+        return (
             select coalesce(
-                jsonb_object_agg(guard.mask_phones(e.key), case
-                    when e.key = any('{uid,rescheduleUid,call_id,retell_call_id}') and jsonb_typeof(e.value) = 'string'
+                jsonb_object_agg(e.key, case
+                    when jsonb_typeof(e.value) = 'string' and e.key = any('{uid,rescheduleUid,call_id,retell_call_id}')
                         then e.value
                     else guard.without_phone_numbers(e.value)
-                end) filter (where e.key !~* 'number|phone|transcript|recording'),
+                end),
                 '{}'
             )
             from jsonb_each(p_payload) as e
-        )
-        when 'array' then (
+            where e.key !~* 'number|phone|transcript|recording'
+        );
+    elsif jsonb_typeof(p_payload) = 'array' then
+        return (
             select coalesce(jsonb_agg(guard.without_phone_numbers(e.value) order by e.place), '[]')
             from jsonb_array_elements(p_payload) with ordinality as e (value, place)
-        )
-        when 'string' then to_jsonb(guard.mask_phones(p_payload #>> '{}'))
-        else p_payload
-    end
+        );
+    elsif jsonb_typeof(p_payload) = 'string' and p_payload::text ~ '\d' then
+        return to_jsonb(guard.mask_phones(p_payload #>> '{}'));
+    end if;
+    return p_payload;
+end
 $$;
 
 comment on function guard.without_phone_numbers(jsonb) is
