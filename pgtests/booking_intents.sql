@@ -127,7 +127,9 @@ select results_eq(
 select is((select i.state from guard.record_booking('k9', '{}') as i), 'recorded', 'it is adopted');
 select guard.handle_booking_event('{"triggerEvent": "BOOKING_RESCHEDULED", "payload": {
     "uid": "bk_9b", "rescheduleUid": "bk_9", "startTime": "2030-01-10T09:00:00Z"}}');
-select is((select i.booking_id from guard.mark_remote_booked('k9', 'bk_9') as i), 'bk_9b', 'said again after a move: once');
+select is(
+    (select i.booking_id from guard.mark_remote_booked('k9', 'bk_9') as i), 'bk_9b', 'said again after a move: once'
+);
 
 -- cancelled between mark and record
 select guard.begin_booking('k10', 1, '{}');

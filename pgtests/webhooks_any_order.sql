@@ -3,17 +3,17 @@
 begin;
 select plan(8);
 
--- what happens, whether the first event names the call, and how it ends: the last uid, its state, its hour of the day
+-- what happens, whether the events name the call, and how it ends: the last uid, its state, its hour of the day
 create temporary table stories (
-    story text, steps text[], has_intent boolean, names_call boolean, last_uid integer, status text, hour integer, intent text
+    story text, steps text[], has_intent boolean, names_call boolean,
+    last_uid integer, status text, hour integer, intent text
 );
 insert into stories values
 ('booked', '{created,mark,record}', true, true, 1, 'booked', 9, 'recorded'),
 ('moved twice', '{created,moved,moved_again,mark,record}', true, false, 3, 'booked', 11, 'recorded'),
 ('moved, cancelled', '{created,moved,cancelled,mark,record}', true, false, 2, 'cancelled', 10, 'compensated'),
-('moved, cancelled, its call named', '{created,moved,cancelled,mark,record}', true, true, 2, 'cancelled', 10,
-    'compensated'),
-('cancelled, another time asked for', '{created,cancelled_first,moved,mark,record}', true, false, 2, 'booked', 10, 'recorded'),
+('the same, named', '{created,moved,cancelled,mark,record}', true, true, 2, 'cancelled', 10, 'compensated'),
+('another time', '{created,cancelled_first,moved,mark,record}', true, false, 2, 'booked', 10, 'recorded'),
 ('moved twice, cancelled', '{created,moved,moved_again,cancelled_last}', false, true, 3, 'cancelled', 11, null),
 ('the call comes too', '{created,moved,moved_again,call}', false, true, 3, 'booked', 11, null),
 ('the call comes too, cancelled', '{created,moved,cancelled,call}', false, true, 2, 'cancelled', 10, null);
@@ -79,7 +79,7 @@ begin
             'rescheduleUid', case when v_trigger = 'BOOKING_RESCHEDULED' then p_order || '_' || v_uid - 1 end,
             'startTime', v_day + make_time(8 + v_uid, 0, 0), 'endTime', v_day + make_time(8 + v_uid, 30, 0),
             'metadata', case
-                when p_step = 'created' and (
+                when (
                     select t.names_call from stories as t
                     inner join orders as o on o.story = t.story where o.id = p_order
                 )

@@ -1,6 +1,6 @@
 -- Events of the calendar: handled once, in any order; a cancelled booking never leaves a phantom.
 begin;
-select plan(29);
+select plan(25);
 
 create function pg_temp.event(p_trigger text, p_uid text, p_at text, p_more jsonb = '{}')
 returns jsonb language sql as $$
@@ -75,8 +75,7 @@ select results_eq(
 update public.calls set appointment_made = true, session_outcome = 'appointment_booked' where id = 4;
 select guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_4', '2026-01-01T12:00:00Z'));
 select results_eq(
-    'select a.calcom_v2_booking_id::text, a.status::text from public.appointments as a inner join public.calls as c on a.call_id = c.id
-    where c.id = 4',
+    'select calcom_v2_booking_id, status from public.appointments where call_id = 4',
     $$values ('bk_4', 'cancelled')$$,
     'a cancelled booking leaves no phantom, but a cancelled appointment'
 );
@@ -90,13 +89,14 @@ select results_eq(
     from guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_y', '2026-01-01T10:00:00Z'))$$,
     $$values (null::bigint, 'queued')$$, 'a booking of no call goes to a person'
 );
-select is(
-    (select h.action from guard.handle_booking_event(pg_temp.event(
-        'BOOKING_CREATED', 'bk_z' || m.named, '2026-01-01T10:00:00Z',
+select results_eq(
+    $$select distinct h.action
+    from unnest('{x5," 5",-5,5.0,99999999999999999999999}'::text[]) as m (named)
+    cross join lateral guard.handle_booking_event(pg_temp.event(
+        'BOOKING_CREATED', 'bk_' || m.named, '2026-01-01T10:00:00Z',
         jsonb_build_object('metadata', jsonb_build_object('call_id', m.named))
-    )) as h), 'queued', 'and not by what is no id'
-)
-from (values ('x5'), (' 5'), ('-5'), ('5.0'), ('99999999999999999999999')) as m (named);
+    )) as h$$, array['queued'], 'and not by what is no id'
+);
 select is(
     (select h.action from guard.handle_booking_event(pg_temp.event(
         'BOOKING_CREATED', 'bk_w', '2026-01-01T10:00:00Z', '{"metadata": {"call_id": 6}}'

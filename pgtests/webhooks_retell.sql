@@ -1,6 +1,6 @@
 -- Events of the phone agent: handled once, in any order.
 begin;
-select plan(16);
+select plan(14);
 
 insert into public.companies (id, name) values (1, 'A');
 select results_eq(
@@ -58,14 +58,13 @@ select results_eq(
     $$select call_id, action from guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c2"}}')$$,
     $$values (null::bigint, 'queued')$$, 'a call of nobody''s goes to a person'
 );
-select is(
-    (select h.action from guard.handle_call_ended(
-        jsonb_build_object('event', 'call_ended', 'call', jsonb_build_object(
-            'call_id', 'd', 'metadata', jsonb_build_object('company_id', m.named)
-        ))
-    ) as h), 'queued', 'what is no id of a company names none'
-)
-from (values ('1x'), (' 1'), ('99999999999999999999999')) as m (named);
+select results_eq(
+    $$select distinct h.action
+    from unnest('{1x," 1",99999999999999999999999}'::text[]) as m (named)
+    cross join lateral guard.handle_call_ended(jsonb_build_object('event', 'call_ended', 'call', jsonb_build_object(
+        'call_id', 'd', 'metadata', jsonb_build_object('company_id', m.named)
+    ))) as h$$, array['queued'], 'what is no id of a company names none'
+);
 update public.calls set appointment_made = true, session_outcome = 'appointment_booked';
 select guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c1", "x": 1}}');
 select isnt_empty(

@@ -52,7 +52,7 @@ select results_eq(
     'and goes on waiting for the others'
 );
 select guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c2"}}');
-select is((select count(*) from public.appointments), 3::bigint, 'an event of a call that is known makes no second one');
+select is((select count(*) from public.appointments), 3::bigint, 'an event of a call that is known makes no other');
 
 -- moved and cancelled while it waits
 select guard.handle_booking_event(

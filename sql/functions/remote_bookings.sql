@@ -202,12 +202,14 @@ begin
     perform set_config('timezone', guard.setting('app_timezone'), true);
     if v_appointment_id is not null then
         update public.appointments as a
-        set status = case v_remote.state when 'cancelled' then 'cancelled' else 'rescheduled' end, updated_at = now()
+        set
+            status = case a.calcom_v2_booking_id when v_remote.booking_id then 'cancelled' else 'rescheduled' end,
+            updated_at = now()
         where
             a.calcom_v2_booking_id = any(v_chain)
             and a.id <> v_appointment_id
             and (v_remote.state = 'cancelled' or a.calcom_v2_booking_id <> v_remote.booking_id)
-            and a.status::text <> all('{cancelled,rescheduled}');
+            and a.status <> 'rescheduled';
         update public.appointments as a
         set
             calcom_v2_booking_id = v_remote.booking_id,
