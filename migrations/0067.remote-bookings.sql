@@ -19,7 +19,7 @@ where call_id is null;
 create index if not exists remote_bookings_refused_idx on guard.remote_bookings (call_id) where refused is not null;
 
 comment on column guard.remote_bookings.event_at is
-'The calendar''s time of the newest event; null while none came, and the booking process alone knows of it.';
+'The calendar''s time of the newest event; null while none with a time came.';
 comment on column guard.remote_bookings.starts_at is 'When it begins, as the newest event says.';
 comment on column guard.remote_bookings.ends_at is 'When it ends, as the newest event says.';
 comment on column guard.remote_bookings.call_id is 'The call that it belongs to, once that is known.';

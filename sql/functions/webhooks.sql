@@ -203,8 +203,8 @@ comment on function guard.handle_call_ended(jsonb) is
 'Handle an event of the phone agent: idempotent, in any order; returns the call and what was done.';
 
 -- A booking is made, moved (it gets a new uid, which replaces the old one) or cancelled: written down in
--- guard.remote_bookings, whose header says how, and then carried out. A time that lies in the future, by more than
--- clocks may differ, says nothing about the order, and counts as now.
+-- guard.remote_bookings, as the header of sql/functions/remote_bookings.sql says, and then carried out. An event whose
+-- time is missing, or lies further in the future than clocks may differ, holds until one with a time comes.
 -- action: created, updated, rescheduled, cancelled, duplicate, stale (older than what is known), ignored (another
 -- trigger), queued (no call is known, or it does not match, or the appointment is refused).
 create or replace function guard.handle_booking_event(p_event jsonb)
@@ -245,8 +245,8 @@ begin
             hint = 'triggerEvent says what happened; payload.uid is the calendar''s id.';
     end if;
     v_event_at := (p_event ->> 'createdAt')::timestamptz;
-    if v_event_at is null or not isfinite(v_event_at) or v_event_at > now() + interval '5 minutes' then
-        v_event_at := now();
+    if not isfinite(v_event_at) or v_event_at > now() + interval '5 minutes' then
+        v_event_at := null;
     end if;
 
     select r.* into v_known from guard.remote_bookings as r where r.booking_id = v_uid;
