@@ -347,7 +347,7 @@ exception
                 jsonb_build_object(
                     'subject', v_remote.booking_id, 'booking_id', v_remote.booking_id, 'sqlstate', sqlstate,
                     'constraint', v_constraint, 'starts_at', v_remote.starts_at, 'ends_at', v_remote.ends_at,
-                    'question', 'the calendar holds this booking, and the appointment is refused here: change one of them'
+                    'note', 'the calendar holds this booking, and the appointment is refused here: change one of them'
                 )
             );
         end if;
