@@ -1,7 +1,7 @@
 """What `guard.validate_appointment` costs a client, beside the round trip of `select 1`.
 
 Both are asked in turn on one connection, over calls picked at random; each validation finds a sound booking, and so
-runs all five checks and writes its metric.
+runs all checks and writes its metric.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 -- Write-ahead intents: one key, one request, one remote booking, one appointment.
 begin;
-select plan(43);
+select plan(44);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.staff (id, company_id, name) values (1, 1, 'S');
@@ -124,6 +124,7 @@ select is_empty(
 );
 
 -- bad input
+select throws_ok($$select guard.record_booking('k1', '[]')$$, 'ZG313', null, 'columns that are none');
 select throws_ok($$select guard.begin_booking('', 1, '{}')$$, 'ZG313', null, 'no key');
 select throws_ok(
     $$select guard.begin_booking(repeat('x', 10000), 1, '{}')$$, 'ZG313', null,

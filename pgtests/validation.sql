@@ -1,6 +1,6 @@
--- Is the booking really there? Five checks in order, the first failure wins.
+-- Is the booking really there? Six checks in order, the first failure wins.
 begin;
-select plan(16);
+select plan(18);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction) values (1, 1, 'inbound'), (2, 1, 'inbound'), (3, 1, 'inbound');
@@ -30,15 +30,18 @@ select is(
 select is(
     (select v.reason from guard.validate_appointment(1, 1, 'bk_9') as v), 'booking_id_mismatch', '3: it is this booking'
 );
-select is((select v.reason from guard.validate_appointment(2) as v), 'appointment_too_old', '4: it was made just now');
+update public.appointments set status = 'cancelled' where id = 2;
+select is((select v.reason from guard.validate_appointment(2) as v), 'appointment_cancelled', '4: it still stands');
+update public.appointments set status = 'no_show' where id = 2;
+select is((select v.reason from guard.validate_appointment(2) as v), 'appointment_too_old', '5: it was made just now');
 select is(
     (select v.details ->> 'age_seconds' from guard.validate_appointment(2) as v), '301',
-    '4: and says how old it is'
+    '5: and says how old it is'
 );
 set local session_replication_role = replica;
 update public.calls set appointment_link_status = null where id = 1;
 set local session_replication_role = origin;
-select is((select v.reason from guard.validate_appointment(1) as v), 'flags_inconsistent', '5: the call says so');
+select is((select v.reason from guard.validate_appointment(1) as v), 'flags_inconsistent', '6: the call says so');
 
 select is(
     (select v.reason from guard.validate_appointment(-7) as v), 'appointment_not_found',
@@ -47,7 +50,9 @@ select is(
 select throws_ok('select guard.validate_appointment(null)', 'ZG307', null, 'no call');
 select guard.set_setting('max_appointment_age_seconds', '400');
 select ok((select v.success from guard.validate_appointment(2) as v), 'the age is a setting');
-select is((select count(*) from guard.validation_metrics), 13::bigint, 'every validation leaves its measure');
+insert into public.appointments (company_id, call_id, status) values (1, 2, 'cancelled');
+select ok((select v.success from guard.validate_appointment(2) as v), 'an appointment that stands is looked at first');
+select is((select count(*) from guard.validation_metrics), 15::bigint, 'every validation leaves its measure');
 select is_empty('select from guard.validation_metrics where duration_ms < 0 or duration_ms is null', 'in milliseconds');
 
 select * from finish();

@@ -1,6 +1,6 @@
 -- Events of the calendar: handled once, in any order; a cancelled booking never leaves a phantom.
 begin;
-select plan(20);
+select plan(25);
 
 create function pg_temp.event(p_trigger text, p_uid text, p_at text, p_more jsonb = '{}')
 returns jsonb language sql as $$
@@ -54,7 +54,10 @@ select is((select a.status from public.appointments as a), 'cancelled', 'and doe
 select guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_2', '2026-01-01T12:00:00Z'));
 select results_eq(
     $$select action from guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_2', '2026-01-01T10:00:00Z'))$$,
-    array['stale'], 'cancelled before it was heard of: nothing is made'
+    array['stale'], 'cancelled before it was heard of'
+);
+select results_eq(
+    'select status from public.appointments where call_id = 2', array['cancelled'], 'it stays cancelled'
 );
 select guard.handle_booking_event(
     pg_temp.event('BOOKING_RESCHEDULED', 'bk_3b', '2026-01-01T11:00:00Z', '{"rescheduleUid": "bk_3"}')
@@ -68,13 +71,13 @@ select results_eq(
     'one appointment, with the new uid'
 );
 
--- a claim that will never have its appointment
+-- a claim without an appointment
 update public.calls set appointment_made = true, session_outcome = 'appointment_booked' where id = 4;
 select guard.handle_booking_event(pg_temp.event('BOOKING_CANCELLED', 'bk_4', '2026-01-01T12:00:00Z'));
 select results_eq(
-    'select appointment_made, session_outcome from public.calls where id = 4',
-    $$values (false, 'appointment_removed')$$,
-    'a cancelled booking leaves no phantom'
+    'select calcom_v2_booking_id, status from public.appointments where call_id = 4',
+    $$values ('bk_4', 'cancelled')$$,
+    'a cancelled booking leaves no phantom, but a cancelled appointment'
 );
 
 select results_eq(
@@ -86,10 +89,38 @@ select results_eq(
     from guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_y', '2026-01-01T10:00:00Z'))$$,
     $$values (null::bigint, 'queued')$$, 'a booking of no call goes to a person'
 );
+select results_eq(
+    $$select distinct h.action
+    from unnest('{x5," 5",-5,5.0,99999999999999999999999}'::text[]) as m (named)
+    cross join lateral guard.handle_booking_event(pg_temp.event(
+        'BOOKING_CREATED', 'bk_' || m.named, '2026-01-01T10:00:00Z',
+        jsonb_build_object('metadata', jsonb_build_object('call_id', m.named))
+    )) as h$$, array['queued'], 'and not by what is no id'
+);
+select is(
+    (select h.action from guard.handle_booking_event(pg_temp.event(
+        'BOOKING_CREATED', 'bk_w', '2026-01-01T10:00:00Z', '{"metadata": {"call_id": 6}}'
+    )) as h), 'created', 'but by its own id'
+);
 select throws_ok($$select guard.handle_booking_event('{}')$$, 'ZG320', null, 'what is no event');
 select throws_ok(
     $$select guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_1', 'yesterday-ish'))$$, 'ZG320', null,
     'a time that cannot be read'
+);
+
+-- clocks that go wrong
+select guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_7', '3000-01-01T00:00:00Z'));
+select guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_8', 'infinity'));
+select results_eq(
+    $$select action from generate_series(7, 8) as n
+    cross join lateral guard.handle_booking_event(pg_temp.event(
+        'BOOKING_RESCHEDULED', 'bk_' || n, '2026-01-01T11:00:00Z',
+        '{"startTime": "2030-01-03T09:00:00Z", "endTime": "2030-01-03T09:30:00Z"}'
+    ))$$, array['rescheduled', 'rescheduled'], 'a booking from the year 3000 can still be moved'
+);
+select results_eq(
+    'select distinct starts_at from public.appointments where call_id in (7, 8)',
+    $$values (timestamptz '2030-01-03 09:00+00')$$, 'and is'
 );
 
 select guard.set_rule('inconsistent_link_status', 'observe');

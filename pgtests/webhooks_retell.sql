@@ -1,6 +1,6 @@
 -- Events of the phone agent: handled once, in any order.
 begin;
-select plan(12);
+select plan(14);
 
 insert into public.companies (id, name) values (1, 'A');
 select results_eq(
@@ -38,9 +38,32 @@ select isnt_empty(
     'and with unknown fields'
 );
 
+create temporary table kept as
+select guard.without_phone_numbers('{
+    "uid": "4917012345678", "attendees": [{"name": "X", "phoneNumber": "+4917012345678"}, "+49 170 12345678"],
+    "location": "+4917012345678", "at": "2026-01-01T10:00:00.000Z", "start_timestamp": 1767225600000,
+    "responses": {"location": {"value": {"value": "phone", "optionValue": "tel:+4917012345678"}}, "guests": []},
+    "call": {"transcript": "call 0170 12345678", "transcript_object": [{"words": []}], "note": "call 0170 12345678"}
+}') as payload;
+select is(
+    (select k.payload from kept as k),
+    '{"uid": "4917012345678", "attendees": [{"name": "X"}, "***78"], "location": "***78",
+    "at": "2026-01-01T10:00:00.000Z", "start_timestamp": 1767225600000,
+    "responses": {"location": {"value": {"value": "phone", "optionValue": "tel:***78"}}, "guests": []},
+    "call": {"note": "call ***78"}}',
+    'at any depth and under any name; ids and times stay'
+);
+
 select results_eq(
     $$select call_id, action from guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c2"}}')$$,
     $$values (null::bigint, 'queued')$$, 'a call of nobody''s goes to a person'
+);
+select results_eq(
+    $$select distinct h.action
+    from unnest('{1x," 1",99999999999999999999999}'::text[]) as m (named)
+    cross join lateral guard.handle_call_ended(jsonb_build_object('event', 'call_ended', 'call', jsonb_build_object(
+        'call_id', 'd', 'metadata', jsonb_build_object('company_id', m.named)
+    ))) as h$$, array['queued'], 'what is no id of a company names none'
 );
 update public.calls set appointment_made = true, session_outcome = 'appointment_booked';
 select guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c1", "x": 1}}');

@@ -16,7 +16,7 @@ from guard.errors import GuardError
 #: The columns of each list, marked as State.table wants them; one that is empty everywhere is left out.
 _COLUMNS = {
     "appointments": ("#id", "status", "starts_at", "ends_at", "?#staff_id", "?booking_id", "?source", "?#call_id"),
-    "remote_bookings": ("booking_id", "state", "replaced_by", "?event_at"),
+    "remote_bookings": ("booking_id", "state", "replaced_by", "?starts_at", "refused", "?event_at"),
     "intents": ("key", "state", "booking_id", "?#appointment_id", "failure_reason", "?updated_at"),
     "validations": ("created_at", "success", "reason", "?#appointment_id", "?#duration_ms"),
     "webhook_events": ("received_at", "source", "event", "booking_id", "action"),

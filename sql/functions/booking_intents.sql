@@ -15,11 +15,12 @@
 --
 --     started -> remote_booked -> recorded -> validated        failed -> remote_booked: the calendar answered late
 --        |            |              |
---        +------------+--------------+--> failed               compensated: the remote booking was cancelled
+--        +------------+--------------+--> failed               compensated: the remote booking was cancelled;
+--                                                              recorded again if it is moved after that
 --
--- Every step can be repeated: repeating one that was done returns the intent as it is. Locks: the intent's row; an
--- advisory transaction lock per remote booking where an appointment is written, so that a webhook and a booking
--- process make one appointment and not two.
+-- Every step can be repeated: repeating one that was done returns the intent as it is. Locks: the intent's row; where an
+-- appointment is written, the chain of the remote booking before it, in the order of sql/functions/remote_bookings.sql,
+-- so that a webhook and a booking process make one appointment and not two.
 -- Raises ZG310 (key used for another request), ZG311 (illegal step), ZG312 (no such intent), ZG313 (bad input),
 -- ZG301 (no such call).
 
@@ -137,13 +138,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_intent guard.booking_intents := guard.lock_intent(p_key);
+    -- moved meanwhile, the intent has a newer id
+    v_chain constant text[] := guard.booking_chain(array[v_intent.booking_id]);
 begin
     if coalesce(p_booking_id, '') = '' or length(p_booking_id) > 200 then
         raise exception using
             errcode = 'ZG313', message = 'a booking id has 1 to 200 characters', hint = 'Give the calendar''s uid.';
-    elsif v_intent.booking_id = p_booking_id and v_intent.state <> 'failed' then
+    elsif p_booking_id = any(v_chain) and v_intent.state <> 'failed' then
         return v_intent;
-    elsif v_intent.booking_id is distinct from p_booking_id and v_intent.booking_id is not null
+    elsif v_intent.booking_id is not null and p_booking_id <> all(v_chain)
         or v_intent.state not in ('started', 'failed')
     then
         raise exception using
@@ -164,21 +167,32 @@ comment on function guard.mark_remote_booked(text, text) is
 'The calendar has booked: remember the remote booking, and commit before anything else is done.';
 
 -- p_appointment holds the appointment's columns; what it leaves out is taken from the request. If the appointment
--- exists already, because the calendar's webhook was faster, it is adopted.
+-- exists already, because the calendar's webhook was faster, it is adopted, and gets what it lacks. What the calendar
+-- said meanwhile holds: of a booking that was moved the new one is recorded, and of one that was cancelled the
+-- appointment is cancelled, and the intent compensated.
 create or replace function guard.record_booking(p_key text, p_appointment jsonb)
 returns guard.booking_intents
 language plpgsql
 volatile
 security definer -- an application books, and may not write intents otherwise
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
 as $$
 declare
-    v_intent guard.booking_intents := guard.lock_intent(p_key);
-    v_columns constant jsonb := v_intent.request || coalesce(p_appointment, '{}');
-    v_appointment_id bigint;
+    v_chain text[];
+    v_intent guard.booking_intents;
 begin
-    if v_intent.state in ('recorded', 'validated') then
+    if jsonb_typeof(p_appointment) <> 'object' then
+        raise exception using
+            errcode = 'ZG313',
+            message = 'the columns of an appointment are a JSON object',
+            hint = 'Give starts_at, ends_at, staff_id, service_id, customer_id; or {}: the request has them.';
+    end if;
+    loop
+        v_chain := guard.lock_bookings(array(select i.booking_id from guard.booking_intents as i where i.key = p_key));
+        v_intent := guard.lock_intent(p_key);
+        exit when v_intent.booking_id is null or v_intent.booking_id = any(v_chain);
+    end loop;
+    if v_intent.state in ('recorded', 'validated', 'compensated') then
         return v_intent;
     elsif v_intent.state <> 'remote_booked' then
         raise exception using
@@ -186,39 +200,21 @@ begin
             message = format('intent %s is %s: there is no remote booking to record', v_intent.id, v_intent.state),
             hint = 'Call guard.mark_remote_booked first.';
     end if;
-    perform pg_advisory_xact_lock(hashtextextended('guard.booking ' || v_intent.booking_id, 0));
-    select min(a.id) into v_appointment_id
-    from public.appointments as a
-    where a.calcom_v2_booking_id = v_intent.booking_id;
-    if v_appointment_id is null then
-        perform set_config('timezone', guard.setting('app_timezone'), true);
-        insert into public.appointments (
-            company_id, call_id, customer_id, service_id, staff_id, calcom_v2_booking_id, source, status, starts_at,
-            ends_at, created_at, updated_at
-        )
-        select
-            c.company_id, c.id, (v_columns ->> 'customer_id')::bigint, (v_columns ->> 'service_id')::bigint,
-            (v_columns ->> 'staff_id')::bigint, v_intent.booking_id, coalesce(v_columns ->> 'source', 'retell_webhook'),
-            coalesce(v_columns ->> 'status', 'booked'), (v_columns ->> 'starts_at')::timestamptz,
-            (v_columns ->> 'ends_at')::timestamptz, now(), now()
-        from public.calls as c
-        where c.id = v_intent.call_id
-        returning id into v_appointment_id;
-        if v_appointment_id is null then
-            raise exception using
-                errcode = 'ZG301',
-                message = format('there is no call %s any more', v_intent.call_id),
-                hint = 'Queue the remote booking for a person: guard.fail_booking does.';
-        end if;
-    else
-        update public.appointments as a
-        set call_id = v_intent.call_id, updated_at = a.updated_at
-        where a.id = v_appointment_id and a.call_id is null;
-    end if;
+    update guard.booking_intents as i set request = i.request || p_appointment
+    where i.id = v_intent.id and p_appointment <> '{}';
+    insert into guard.remote_bookings (booking_id, state) values (v_intent.booking_id, 'active')
+    on conflict (booking_id) do nothing;
+    perform guard.sync_booking(v_intent.booking_id);
     update guard.booking_intents as i
-    set state = 'recorded', appointment_id = v_appointment_id, updated_at = now()
-    where i.id = v_intent.id
+    set state = case i.state when 'remote_booked' then 'recorded' else i.state end, updated_at = now()
+    where i.id = v_intent.id and (i.appointment_id is not null or i.state <> 'remote_booked')
     returning i.* into v_intent;
+    if not found then
+        raise exception using
+            errcode = 'ZG301',
+            message = format('there is no call %s any more', v_intent.call_id),
+            hint = 'Queue the remote booking for a person: guard.fail_booking does.';
+    end if;
     return v_intent;
 end
 $$;
@@ -337,9 +333,7 @@ declare
     v_intent guard.booking_intents;
     v_is_valid boolean;
 begin
-    perform pg_advisory_xact_lock(hashtextextended('guard.booking ' || i.booking_id, 0))
-    from guard.booking_intents as i
-    where i.key = p_key;
+    perform guard.lock_bookings(array(select i.booking_id from guard.booking_intents as i where i.key = p_key));
     v_intent := guard.lock_intent(p_key);
     action := 'none';
     begin
@@ -391,14 +385,12 @@ security definer -- an application recovers, and may not write intents otherwise
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- before any row, and in the order in which others lock them
-    perform pg_advisory_xact_lock(hashtextextended('guard.booking ' || b.booking_id, 0))
-    from (
-        select distinct i.booking_id
+    -- before any row, and all at once
+    perform guard.lock_bookings(array(
+        select i.booking_id
         from guard.booking_intents as i
         where i.state::text = any('{remote_booked,recorded}') and i.updated_at <= now() - p_older_than
-        order by i.booking_id
-    ) as b;
+    ));
     for key in
         select i.key
         from guard.booking_intents as i

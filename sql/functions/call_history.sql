@@ -17,6 +17,8 @@ as $$
         union
         select i.booking_id from guard.booking_intents as i where i.call_id = p_call_id
         union
+        select r.booking_id from guard.remote_bookings as r where r.call_id = p_call_id
+        union
         select a.calcom_v2_booking_id::text from public.appointments as a where a.call_id = p_call_id
     ),
     chain as (
@@ -92,7 +94,7 @@ begin
         'remote_bookings', (
             select coalesce(json_agg(x order by x.event_at, x.booking_id), '[]')
             from (
-                select r.booking_id, r.state, r.replaced_by, r.event_at
+                select r.booking_id, r.state, r.replaced_by, r.starts_at, r.refused, r.event_at
                 from guard.remote_bookings as r
                 where r.booking_id = any(v_bookings)
                 order by r.event_at desc limit c_most

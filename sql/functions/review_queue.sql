@@ -318,6 +318,7 @@ begin
                         where a.calcom_v2_booking_id = i.booking_id and a.call_id = i.call_id
                     )
             )
+            and not exists (select from guard.remote_bookings as r where r.call_id = q.call_id and r.refused is not null)
         for no key update skip locked
     );
     perform guard.resolve_review(i.id, 'the call has its appointment now') from unnest(v_items) as i (id);
@@ -348,6 +349,7 @@ begin
         return next;
         return;
     end if;
+    perform guard.sync_waiting_bookings();
     with due as (
         select q.id
         from guard.manual_review_queue as q

@@ -6,8 +6,9 @@
 -- After a booking: is it really there? And if it is not: take back what the call claims, tell somebody, ask a person.
 -- Raises ZG301 (no such call), ZG307 (no call given), ZG308 (no reason given).
 
--- The five checks in order; the first that fails is the reason. Reads only. The age is left out where the
--- appointment may rightly be old: when a webhook or a recovery looks at it.
+-- The checks in order; the first that fails is the reason. Reads only. The age is left out where the appointment may
+-- rightly be old: when a webhook or a recovery looks at it. Where several appointments come into question, one that
+-- still stands goes before one that was cancelled.
 create or replace function guard.check_appointment(
     p_call_id bigint, p_appointment_id bigint, p_booking_id text, p_check_age boolean
 )
@@ -29,13 +30,16 @@ begin
         select a.* into v_appointment
         from public.appointments as a
         where a.calcom_v2_booking_id = p_booking_id
-        order by a.call_id = p_call_id desc nulls last, a.id desc
+        order by
+            a.call_id = p_call_id desc nulls last,
+            a.status::text = any('{cancelled,rejected,rescheduled}'),
+            a.id desc
         limit 1;
     else
         select a.* into v_appointment
         from public.appointments as a
         where a.call_id = p_call_id
-        order by a.id desc
+        order by a.status::text = any('{cancelled,rejected,rescheduled}'), a.id desc
         limit 1;
     end if;
     appointment_id := v_appointment.id;
@@ -52,6 +56,9 @@ begin
         details := jsonb_build_object(
             'appointment_id', v_appointment.id, 'expected', p_booking_id, 'found', v_appointment.calcom_v2_booking_id
         );
+    elsif v_appointment.status::text = any('{cancelled,rejected,rescheduled}') then
+        reason := 'appointment_cancelled';
+        details := jsonb_build_object('appointment_id', v_appointment.id, 'status', v_appointment.status);
     elsif p_check_age and guard.instant(v_appointment.created_at) < now() - v_max_age then
         reason := 'appointment_too_old';
         details := jsonb_build_object(
@@ -79,7 +86,7 @@ end
 $$;
 
 comment on function guard.check_appointment(bigint, bigint, text, boolean) is
-'The five checks of a booking, without a record: does the appointment exist, belong to the call, and agree with it?';
+'The checks of a booking, without a record: does the appointment exist, belong to the call, stand, and agree with it?';
 
 -- Locks: none but on its own new row of validation_metrics.
 create or replace function guard.validate_appointment(
@@ -110,7 +117,7 @@ end
 $$;
 
 comment on function guard.validate_appointment(bigint, bigint, text) is
-'Is the booking really there? Five checks, the first failure wins; one row in validation_metrics.';
+'Is the booking really there? Six checks, the first failure wins; one row in validation_metrics.';
 
 -- What calls claim, taken back; where a call does have an appointment its flags stay in line with it. The caller holds
 -- the rows' locks.

@@ -1,35 +1,54 @@
+-- provides: function guard.without_phone_numbers(jsonb)
 -- provides: function guard.webhook_seen(text, text, jsonb)
 -- provides: function guard.webhook_done(text, text, jsonb, text)
--- provides: function guard.without_phone_numbers(jsonb)
 -- provides: function guard.handle_call_ended(jsonb)
--- provides: function guard.booking_for(text, jsonb)
 -- provides: function guard.handle_booking_event(jsonb)
 --
 -- Webhooks of the phone agent (Retell) and the calendar (Cal.com). They come twice, late, and in any order; each is
 -- handled once, by the digest of its payload, and kept whole but for phone numbers. The signature is checked before,
 -- where the raw body is: see guard/webhooks.py.
--- Locks: an advisory transaction lock per phone call or remote booking, so that its events are handled one by one.
+-- Locks: an advisory transaction lock per phone call, so that its events are handled one by one; then those of
+-- sql/functions/remote_bookings.sql, in the order that stands there.
 -- Raises ZG320 (the payload is not what it should be).
 
+-- Keys that name a number, a phone or what was said go, whatever is in them; of what stays each text is masked.
+-- Ids are left as they are, so that an event can be found by them.
 create or replace function guard.without_phone_numbers(p_payload jsonb)
 returns jsonb
-language sql
+language plpgsql
 immutable
 parallel safe
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    select coalesce(
-        jsonb_object_agg(e.key, case jsonb_typeof(e.value)
-            when 'object' then guard.without_phone_numbers(e.value)
-            else e.value
-        end) filter (where e.key !~* 'number|phone|transcript|recording'),
-        '{}'
-    )
-    from jsonb_each(p_payload) as e
+begin
+    if jsonb_typeof(p_payload) = 'object' then
+        return (
+            select coalesce(
+                jsonb_object_agg(e.key, case
+                    when jsonb_typeof(e.value) = 'string' and e.key = any('{uid,rescheduleUid,call_id,retell_call_id}')
+                        then e.value
+                    else guard.without_phone_numbers(e.value)
+                end),
+                '{}'
+            )
+            from jsonb_each(p_payload) as e
+            where e.key !~* 'number|phone|transcript|recording'
+        );
+    elsif jsonb_typeof(p_payload) = 'array' then
+        return (
+            select coalesce(jsonb_agg(guard.without_phone_numbers(e.value) order by e.place), '[]')
+            from jsonb_array_elements(p_payload) with ordinality as e (value, place)
+        );
+    elsif jsonb_typeof(p_payload) = 'string' and p_payload::text ~ '\d' then
+        return to_jsonb(guard.mask_phones(p_payload #>> '{}'));
+    end if;
+    return p_payload;
+end
 $$;
 
-comment on function guard.without_phone_numbers(jsonb) is 'A payload without what may hold a phone number.';
+comment on function guard.without_phone_numbers(jsonb) is
+'A payload without what may hold a phone number, at any depth; texts are masked.';
 
 create or replace function guard.webhook_seen(p_source text, p_event text, p_payload jsonb)
 returns boolean
@@ -75,6 +94,7 @@ $$;
 comment on function guard.webhook_done(text, text, jsonb, text) is 'Keep an event and what was done about it.';
 
 -- call_started, call_ended and call_analyzed of one call, in any order: what a later one said is never taken back.
+-- Bookings that were heard of before their call get their appointments now, before the call's row is locked.
 -- action: created, updated, duplicate, ignored (another kind of event), queued (the company is not known).
 create or replace function guard.handle_call_ended(p_event jsonb)
 returns table (call_id bigint, action text)
@@ -89,12 +109,12 @@ declare
     v_call constant jsonb := p_event -> 'call';
     v_retell_id constant text := v_call ->> 'call_id';
     v_company_id bigint;
+    v_started_at timestamptz;
     v_stored public.calls;
-    v_ended_at timestamptz;
 begin
     perform pg_advisory_xact_lock(hashtextextended('guard.call ' || v_retell_id, 0));
+    select c.id, c.company_id into call_id, v_company_id from public.calls as c where c.retell_call_id = v_retell_id;
     if guard.webhook_seen('retell', v_event, p_event) then
-        select c.id into call_id from public.calls as c where c.retell_call_id = v_retell_id;
         action := 'duplicate';
         return next;
         return;
@@ -108,17 +128,15 @@ begin
         return next;
         return;
     end if;
-    perform set_config('timezone', guard.setting('app_timezone'), true);
-    select c.* into v_stored from public.calls as c where c.retell_call_id = v_retell_id for no key update;
-    v_company_id := coalesce(
-        v_stored.company_id,
-        (
-            select c.id from public.companies as c
-            where c.id::text in (
-                v_call #>> '{metadata,company_id}', v_call #>> '{retell_llm_dynamic_variables,company_id}'
-            )
-        )
-    );
+    if v_company_id is null then
+        select c.id into v_company_id
+        from unnest(array[
+            v_call #>> '{metadata,company_id}', v_call #>> '{retell_llm_dynamic_variables,company_id}'
+        ]) with ordinality as named (id, place)
+        inner join public.companies as c on c.id = case when named.id ~ '^\d{1,18}$' then named.id::bigint end
+        order by named.place
+        limit 1;
+    end if;
     if v_company_id is null then
         perform guard.queue_review(
             null, 'call_without_company',
@@ -129,8 +147,9 @@ begin
         return;
     end if;
 
-    if v_stored.id is null then
-        v_ended_at := to_timestamp((v_call ->> 'start_timestamp')::double precision / 1000);
+    perform set_config('timezone', guard.setting('app_timezone'), true);
+    if call_id is null then
+        v_started_at := to_timestamp((v_call ->> 'start_timestamp')::double precision / 1000);
         insert into public.calls (
             company_id, retell_call_id, direction, status, from_number, to_number, call_successful, created_at,
             updated_at
@@ -139,19 +158,25 @@ begin
             v_company_id, v_retell_id, coalesce(v_call ->> 'direction', 'inbound'),
             case when v_event = 'call_started' then 'ongoing' else 'ended' end,
             v_call ->> 'from_number', v_call ->> 'to_number',
-            (v_call #>> '{call_analysis,call_successful}')::boolean, coalesce(v_ended_at, now()), now()
+            (v_call #>> '{call_analysis,call_successful}')::boolean, coalesce(v_started_at, now()), now()
         )
         returning id into call_id;
         action := 'created';
-    else
-        call_id := v_stored.id;
+    end if;
+    perform guard.sync_bookings(array(
+        select r.booking_id
+        from guard.remote_bookings as r
+        where r.retell_call_id = v_retell_id and r.call_id is null
+    ));
+    if action is null then
         update public.calls as c
         set
             status = case when v_event = 'call_started' then coalesce(c.status, 'ongoing') else 'ended' end,
             direction = coalesce(c.direction, v_call ->> 'direction'),
             call_successful = coalesce((v_call #>> '{call_analysis,call_successful}')::boolean, c.call_successful),
             updated_at = now()
-        where c.id = v_stored.id;
+        where c.id = handle_call_ended.call_id
+        returning c.* into v_stored;
         action := 'updated';
     end if;
     if v_event <> 'call_started'
@@ -177,28 +202,11 @@ $$;
 comment on function guard.handle_call_ended(jsonb) is
 'Handle an event of the phone agent: idempotent, in any order; returns the call and what was done.';
 
--- The call that a remote booking belongs to: by intent, by calls.booking_id, by the ids in its metadata.
-create or replace function guard.booking_for(p_booking_id text, p_metadata jsonb)
-returns bigint
-language sql
-stable
-security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-    select coalesce(
-        (select min(i.call_id) from guard.booking_intents as i where i.booking_id = p_booking_id),
-        (select min(c.id) from public.calls as c where c.booking_id = p_booking_id having count(*) = 1),
-        (select c.id from public.calls as c where c.id::text = p_metadata ->> 'call_id'),
-        (select c.id from public.calls as c where c.retell_call_id = p_metadata ->> 'retell_call_id')
-    )
-$$;
-
-comment on function guard.booking_for(text, jsonb) is
-'The call that a remote booking belongs to; null if none is known.';
-
--- A booking is made, moved (it gets a new uid, which replaces the old one) or cancelled. What is heard of a booking
--- that was replaced or cancelled before changes nothing. action: created, updated, rescheduled, cancelled, duplicate,
--- stale (older than what is known), ignored (another trigger), queued (no call is known, or it does not match).
+-- A booking is made, moved (it gets a new uid, which replaces the old one) or cancelled: written down in
+-- guard.remote_bookings, as the header of sql/functions/remote_bookings.sql says, and then carried out. An event whose
+-- time is missing, or lies further in the future than clocks may differ, holds until one with a time comes.
+-- action: created, updated, rescheduled, cancelled, duplicate, stale (older than what is known), ignored (another
+-- trigger), queued (no call is known, or it does not match, or the appointment is refused).
 create or replace function guard.handle_booking_event(p_event jsonb)
 returns table (appointment_id bigint, action text)
 language plpgsql
@@ -211,19 +219,16 @@ declare
     v_trigger constant text := p_event ->> 'triggerEvent';
     v_payload constant jsonb := p_event -> 'payload';
     v_uid constant text := v_payload ->> 'uid';
-    v_old_uid constant text := v_payload ->> 'rescheduleUid';
+    v_old_uid constant text := case
+        when v_trigger = 'BOOKING_RESCHEDULED' and v_payload ->> 'rescheduleUid' not in (v_uid, '')
+            then v_payload ->> 'rescheduleUid'
+    end;
+    v_call_id constant text := v_payload #>> '{metadata,call_id}';
     v_event_at timestamptz;
-    v_starts_at timestamptz;
-    v_ends_at timestamptz;
     v_known guard.remote_bookings;
-    v_call public.calls;
-    v_mismatch text;
+    v_moved boolean := false;
 begin
-    -- both bookings of a reschedule, always in the same order
-    perform pg_advisory_xact_lock(hashtextextended('guard.booking ' || b.uid, 0))
-    from (
-        select distinct u.uid from unnest(array[v_old_uid, v_uid]) as u (uid) where u.uid is not null order by 1
-    ) as b;
+    perform guard.lock_bookings(array[v_old_uid, v_uid]);
     if guard.webhook_seen('calcom', v_trigger, p_event) then
         select a.id into appointment_id from public.appointments as a where a.calcom_v2_booking_id = v_uid;
         action := 'duplicate';
@@ -239,109 +244,54 @@ begin
             message = 'the event does not say what happened to which booking',
             hint = 'triggerEvent says what happened; payload.uid is the calendar''s id.';
     end if;
-    v_event_at := coalesce((p_event ->> 'createdAt')::timestamptz, now());
-    v_starts_at := (v_payload ->> 'startTime')::timestamptz;
-    v_ends_at := (v_payload ->> 'endTime')::timestamptz;
+    v_event_at := (p_event ->> 'createdAt')::timestamptz;
+    if not isfinite(v_event_at) or v_event_at > now() + interval '5 minutes' then
+        v_event_at := null;
+    end if;
 
-    perform set_config('timezone', guard.setting('app_timezone'), true);
     select r.* into v_known from guard.remote_bookings as r where r.booking_id = v_uid;
-    select a.id into appointment_id
-    from public.appointments as a
-    where a.calcom_v2_booking_id in (v_uid, case when v_trigger = 'BOOKING_RESCHEDULED' then v_old_uid end)
-    order by a.calcom_v2_booking_id = v_uid desc, a.id
-    limit 1;
-
-    if v_trigger = 'BOOKING_RESCHEDULED' and v_old_uid is distinct from v_uid and v_old_uid is not null then
-        insert into guard.remote_bookings as r (booking_id, state, replaced_by, event_at)
-        values (v_old_uid, 'superseded', v_uid, v_event_at)
+    if v_old_uid is not null then
+        insert into guard.remote_bookings as r (booking_id, state, replaced_by)
+        values (v_old_uid, 'superseded', v_uid)
         on conflict (booking_id) do update
-        set state = 'superseded', replaced_by = v_uid, event_at = greatest(r.event_at, v_event_at), updated_at = now();
+        set state = 'superseded', replaced_by = v_uid, updated_at = now()
+        where r.replaced_by is distinct from v_uid;
+        v_moved := found;
     end if;
-    if v_known.state in ('superseded', 'cancelled')
-        or (v_trigger <> 'BOOKING_CANCELLED' and v_event_at < v_known.event_at)
-    then
-        action := guard.webhook_done('calcom', v_trigger, p_event, 'stale');
-        return next;
-        return;
-    end if;
-    insert into guard.remote_bookings as r (booking_id, state, event_at)
-    values (v_uid, case v_trigger when 'BOOKING_CANCELLED' then 'cancelled' else 'active' end, v_event_at)
+    insert into guard.remote_bookings as r (
+        booking_id, state, event_at, starts_at, ends_at, call_id, retell_call_id
+    )
+    values (
+        v_uid, case v_trigger when 'BOOKING_CANCELLED' then 'cancelled' else 'active' end, v_event_at,
+        (v_payload ->> 'startTime')::timestamptz, (v_payload ->> 'endTime')::timestamptz,
+        (select c.id from public.calls as c where c.id = case when v_call_id ~ '^\d{1,18}$' then v_call_id::bigint end),
+        v_payload #>> '{metadata,retell_call_id}'
+    )
     on conflict (booking_id) do update
-    set state = excluded.state, event_at = greatest(r.event_at, excluded.event_at), updated_at = now();
+    set
+        state = case r.state when 'active' then excluded.state else r.state end,
+        event_at = greatest(r.event_at, excluded.event_at),
+        starts_at = case
+            when r.event_at > excluded.event_at then coalesce(r.starts_at, excluded.starts_at)
+            else coalesce(excluded.starts_at, r.starts_at)
+        end,
+        ends_at = case
+            when r.event_at > excluded.event_at then coalesce(r.ends_at, excluded.ends_at)
+            else coalesce(excluded.ends_at, r.ends_at)
+        end,
+        call_id = coalesce(r.call_id, excluded.call_id),
+        retell_call_id = coalesce(r.retell_call_id, excluded.retell_call_id),
+        refused = null,
+        updated_at = now();
 
-    select c.* into v_call
-    from public.calls as c
-    where c.id = coalesce(
-        (select a.call_id from public.appointments as a where a.id = appointment_id),
-        guard.booking_for(v_uid, v_payload -> 'metadata'),
-        guard.booking_for(v_old_uid, null)
-    );
-
-    if v_trigger = 'BOOKING_CANCELLED' then
-        if appointment_id is not null then
-            update public.appointments as a set status = 'cancelled', updated_at = now() where a.id = appointment_id;
-        elsif v_call.appointment_made then
-            -- a claim that will never have its appointment
-            update public.calls as c
-            set
-                appointment_made = false,
-                session_outcome = case when c.session_outcome = 'appointment_booked' then 'appointment_removed'
-                    else c.session_outcome end,
-                appointment_link_status = 'unlinked',
-                updated_at = now()
-            where c.id = v_call.id and not exists (select from public.appointments as a where a.call_id = c.id);
-        end if;
-        update guard.booking_intents as i
-        set state = 'compensated', updated_at = now()
-        where i.booking_id = v_uid and i.state <> 'compensated';
-        action := 'cancelled';
-    elsif appointment_id is null and v_call.id is null then
-        perform guard.queue_review(
-            null, 'booking_without_call', jsonb_build_object('subject', v_uid, 'booking_id', v_uid)
-        );
-        action := 'queued';
-    elsif appointment_id is null then
-        insert into public.appointments (
-            company_id, call_id, calcom_v2_booking_id, source, status, starts_at, ends_at, created_at, updated_at
-        )
-        values (
-            v_call.company_id, v_call.id, v_uid, 'retell_webhook', 'booked', v_starts_at, v_ends_at, now(), now()
-        )
-        returning id into appointment_id;
-        action := 'created';
-    else
-        update public.appointments as a
-        set
-            calcom_v2_booking_id = v_uid,
-            call_id = coalesce(a.call_id, v_call.id),
-            starts_at = coalesce(v_starts_at, a.starts_at),
-            ends_at = coalesce(v_ends_at, a.ends_at),
-            updated_at = now()
-        where a.id = appointment_id;
-        update guard.booking_intents as i
-        set booking_id = v_uid, updated_at = now()
-        where i.booking_id = v_old_uid and v_trigger = 'BOOKING_RESCHEDULED';
-        -- the new booking was heard of before the move: the old one's appointment is not active any more
-        update public.appointments as a
-        set status = 'rescheduled', updated_at = now()
-        where a.calcom_v2_booking_id = v_old_uid and v_trigger = 'BOOKING_RESCHEDULED' and a.id <> appointment_id;
-        action := case v_trigger when 'BOOKING_RESCHEDULED' then 'rescheduled' else 'updated' end;
-    end if;
-
-    if v_trigger <> 'BOOKING_CANCELLED' and v_call.id is not null then
-        select c.reason into v_mismatch from guard.check_appointment(v_call.id, appointment_id, v_uid, false) as c;
-        -- where calls do not follow their appointments, their flags are the application's, which may yet write them
-        if v_mismatch is not null and (
-            v_mismatch <> 'flags_inconsistent'
-            or guard.mode_for('inconsistent_link_status', v_call.id) in ('correct', 'enforce')
-        )
-        then
-            perform guard.queue_review(
-                v_call.id, 'appointment_validation_failed',
-                jsonb_build_object('booking_id', v_uid, 'appointment_id', appointment_id, 'mismatch', v_mismatch)
-            );
-            action := 'queued';
-        end if;
+    select s.appointment_id, s.action into appointment_id, action from guard.try_sync_booking(v_uid) as s;
+    if not v_moved
+        and (v_known.state <> 'active' or v_trigger <> 'BOOKING_CANCELLED' and v_event_at < v_known.event_at)
+        and action in ('updated', 'cancelled')
+    then
+        action := 'stale';
+    elsif v_trigger = 'BOOKING_RESCHEDULED' and action = 'updated' then
+        action := 'rescheduled';
     end if;
     perform guard.webhook_done('calcom', v_trigger, p_event, action);
     return next;
