@@ -18,6 +18,9 @@ from guard.database import Connection
 #: Said until something has run a job by itself.
 NO_SCHEDULER = "Nothing runs the jobs yet: start guard scheduler, or have cron run guard tick every minute."
 
+#: insufficient_privilege, read_only_sql_transaction: what a session may not do, whatever the state of the database.
+_MAY_NOT_WRITE = ("42501", "25006")
+
 
 class Finding(TypedDict):
     """`kind` is one of the kinds in the README; `fix` is a command or a statement."""
@@ -28,17 +31,19 @@ class Finding(TypedDict):
 
 
 class Verification(TypedDict):
-    """`notes` say what could not be looked at; they do not make the result bad."""
+    """`notes` say what could not be looked at, `unprobed` which rules were not tried; they do not make the result bad."""
 
     ok: bool
     findings: list[Finding]
     notes: list[str]
+    unprobed: list[str]
 
 
 def run(connection: Connection, own_rules: Path | None = None) -> Verification:
     """Compare files, ledger and catalog, look at what may have been broken by hand, then break each rule on trial."""
     findings: list[Finding] = []
     notes: list[str] = []
+    probed: set[str] = set()
     applied = migrations.applied_ids(connection)
     if not applied:
         findings.append({"kind": "pending", "object": "guard is not installed", "fix": "guard apply"})
@@ -55,10 +60,17 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
         if functions_are_sound:
             notes += _undelivered(connection)
         if not findings:
-            _probe(connection, findings, notes)
+            probed = _probe(connection, findings, notes)
         if functions_are_sound:
             findings += _jobs(connection, notes)
-    return {"ok": not findings, "findings": findings, "notes": notes}
+    unprobed = [rule for rule in _registered(connection) if rule not in probed]
+    return {"ok": not findings, "findings": findings, "notes": notes, "unprobed": unprobed}
+
+
+def _registered(connection: Connection) -> list[str]:
+    if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
+        return []
+    return [rule for (rule,) in connection.execute("select r.rule from guard.rules as r order by r.rule").fetchall()]
 
 
 def _migrations(connection: Connection, applied: set[str]) -> Iterator[Finding]:
@@ -254,30 +266,41 @@ def _jobs(connection: Connection, notes: list[str]) -> Iterator[Finding]:
         notes.append(NO_SCHEDULER)
 
 
-def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> None:
+def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> set[str]:
+    """Break every rule on trial. Returns those that could be; a session that may not write is no fault of the database."""
     if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
         notes.append("The probe was left out: the server is a standby.")
-        return
+        return set()
     row = connection.execute(
         "select current_user::text, has_function_privilege('guard.probe_rule(text)', 'execute')"
     ).fetchone()
     if row is not None and not row[1]:
         notes.append(f"The probe was left out: {row[0]} may not write on trial; a member of guard_operator may.")
-        return
-    rows: list[tuple[str, str, str, str | None, bool | None, str | None]] = []
+        return set()
     with connection.transaction(force_rollback=True):
         connection.execute("set local lock_timeout = '1s'")
         rows = connection.execute(
             """
-            select p.rule, p.mode, p.expected, p.observed, p.passed, p.note
+            select p.rule, p.mode, p.expected, p.observed, p.passed, p.note, p.errcode
             from guard.rules as r
             cross join lateral guard.probe_rule(r.rule) as p
             order by p.rule
             """
         ).fetchall()
-    for rule, mode, expected, observed, passed, note in rows:
-        if observed is None:
-            notes.append(f"{rule} was not probed: {note}")
+    left_out: dict[str, None] = {}
+    for rule, mode, expected, observed, passed, note, errcode in rows:
+        if observed is None and errcode in _MAY_NOT_WRITE:
+            left_out[f"The probe was left out: {note}"] = None
+        elif observed is None and errcode is not None:
+            findings.append(
+                {
+                    "kind": "probe",
+                    "object": f"rule {rule} at {mode} was not probed: {note}",
+                    "fix": "see what keeps a sound call out: a trigger or constraint of the application, or of an own rule",
+                }
+            )
+        elif note is not None:
+            notes.append(f"{rule}: {note}")
         elif not passed:
             findings.append(
                 {
@@ -286,3 +309,5 @@ def _probe(connection: Connection, findings: list[Finding], notes: list[str]) ->
                     "fix": "guard apply; if it stays so, look at the application's own triggers",
                 }
             )
+    notes += left_out
+    return {rule for rule, _, _, observed, *_ in rows if observed is not None}

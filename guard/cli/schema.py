@@ -193,7 +193,10 @@ def verify(state: State, own_rules: Path | None) -> None:
         for note in result["notes"]:
             state.out.print(f"note: {note}")
         if result["ok"]:
-            agreed = "files, ledger and catalog agree, and every rule does what its mode says."
+            if unprobed := result["unprobed"]:
+                agreed = f"files, ledger and catalog agree. Rules not tried on a bad row: {', '.join(unprobed)}."
+            else:
+                agreed = "files, ledger and catalog agree, and every rule does what its mode says."
             state.out.print(Text.assemble(("ok", "green"), f": {agreed}"))
         else:
             state.print_table(

@@ -114,6 +114,8 @@ $$;
 
 comment on function guard.index_in_force(text) is 'Whether a valid index makes violations of the rule impossible.';
 
+grant execute on function guard.index_in_force(text) to guard_operator;
+
 -- Where the registry cannot be read a rule is not enforced; the fault is counted.
 create or replace function guard.is_enforced(p_rule text)
 returns boolean
