@@ -31,7 +31,7 @@ class Finding(TypedDict):
 
 
 class Verification(TypedDict):
-    """`notes` say what could not be looked at, `unprobed` which rules were not tried; they do not make the result bad."""
+    """`notes` say what could not be looked at, `unprobed` which rules were not tried: no findings."""
 
     ok: bool
     findings: list[Finding]
@@ -267,7 +267,7 @@ def _jobs(connection: Connection, notes: list[str]) -> Iterator[Finding]:
 
 
 def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> set[str]:
-    """Break every rule on trial. Returns those that could be; a session that may not write is no fault of the database."""
+    """Break every rule on trial. Returns those that could be; a session that may not write is only noted."""
     if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
         notes.append("The probe was left out: the server is a standby.")
         return set()
@@ -296,7 +296,7 @@ def _probe(connection: Connection, findings: list[Finding], notes: list[str]) ->
                 {
                     "kind": "probe",
                     "object": f"rule {rule} at {mode} was not probed: {note}",
-                    "fix": "see what keeps a sound call out: a trigger or constraint of the application, or of an own rule",
+                    "fix": "see which trigger or constraint of the application's, or of an own rule's, keeps it out",
                 }
             )
         elif note is not None:

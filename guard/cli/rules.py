@@ -40,9 +40,12 @@ def audit(state: State, own_rules: Path | None, app_timezone: str | None) -> Non
             ("rule", "severity", "#violations", "note"),
             [(c["rule"], _coloured(c["severity"]), c["violations"], c["note"]) for c in result["rules"]],
         )
+        rate = result["consistency_rate_pct"]
+        unasked = sum(c["violations"] is None for c in result["rules"])
         state.out.print(
             f"\n{result['total_calls']} calls, {result['total_appointments']} appointments, "
-            f"{result['consistency_rate_pct']:.2f} % of calls consistent"
+            + ("how many calls are consistent is not known" if rate is None else f"{rate:.2f} % of calls consistent")
+            + (f"; {unasked} of {len(result['rules'])} rules could not be asked" if unasked else "")
         )
     if auditing.violations(result):
         click.get_current_context().exit(FOUND)
