@@ -117,14 +117,20 @@ def apply(
     done += _drop(session, ledger.compare(session.worker, files).obsolete)
     if prune:
         done += _prune(session, difference.orphaned, run)
+    on_tables = ledger.on_tables(session.worker)
+    built = {migration.id for migration in (*repairs, *todo)}
     for migration in applied:
+        path = f"migrations/{migration.id}.sql"
+        indexes = [ledger.SqlObject("index", f"public.{name}") for name in migrations.index_names(migration)]
+        if migration.id in built or not on_tables.keys() >= set(indexes):
+            ledger.record(session.worker, path, migrations.checksum(migration), indexes)
         session.worker.execute(
             """
             insert into guard.objects (kind, identity, path, checksum)
             values ('migration', %s, %s, %s)
             on conflict do nothing
             """,
-            (migration.id, f"migrations/{migration.id}.sql", migrations.checksum(migration)),
+            (migration.id, path, migrations.checksum(migration)),
         )
     if app_timezone is not None and app_timezone != _setting(session.worker, "app_timezone"):
         session.worker.execute("select guard.set_setting('app_timezone', %s)", (app_timezone,))
@@ -238,7 +244,7 @@ def rollback(
             done += [f"rolled back migration {migration.id}", *yoyo.warnings]
             yoyo.warnings.clear()
             if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
-                worker.execute("delete from guard.objects where kind = 'migration' and identity = %s", (migration.id,))
+                worker.execute("delete from guard.objects where path = %s", (f"migrations/{migration.id}.sql",))
     finally:
         yoyo.close()
     done += cron.sync(worker)

@@ -12,8 +12,9 @@ from typing import TypedDict
 
 from psycopg import errors
 
-from guard import cron, ledger, migrations, rules
+from guard import constraints, cron, ledger, migrations, rules
 from guard.database import Connection
+from guard.ledger import SqlObject
 
 #: Said until something has run a job by itself.
 NO_SCHEDULER = "Nothing runs the jobs yet: start guard scheduler, or have cron run guard tick every minute."
@@ -53,7 +54,9 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
         functions_are_sound = not findings
         if applied.issuperset(migration.id for migration in migrations.shipped()):
             findings += _catalog(connection)
+            findings += _indexes(connection)
         if functions_are_sound:
+            findings += _constraints(connection)
             findings += _slipping_through(connection)
         if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
             findings += _clock(connection)
@@ -192,6 +195,31 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
     ).fetchall()
     for kind, obj, fix in rows:
         yield {"kind": kind, "object": obj, "fix": fix}
+
+
+def _indexes(connection: Connection) -> Iterator[Finding]:
+    """Indexes of migrations that are not as they were made. One that is missing or invalid is found by its name."""
+    recorded = ledger.on_tables(connection)
+    made = [SqlObject("index", f"public.{name}") for m in migrations.shipped() for name in migrations.index_names(m)]
+    for obj, fingerprint in ledger.fingerprints(connection, made).items():
+        if fingerprint is not None and (obj not in recorded or recorded[obj].fingerprint != fingerprint):
+            yield {
+                "kind": "drifted",
+                "object": str(obj),
+                "fix": f"drop index concurrently {obj.identity}, then guard apply",
+            }
+
+
+def _constraints(connection: Connection) -> Iterator[Finding]:
+    """Constraints of rules that are not as they were made, or not there. Half-made ones are found by their state."""
+    own = constraints.due_on_own_tables(connection)
+    for kind, found in ("missing", constraints.lost(connection)), ("drifted", constraints.drifted(connection)):
+        for rule, obj in found.items():
+            if constraints.state(connection, rule) in ("absent", "in force"):
+                fix = "guard apply" if rule in own else rules.command(connection, rule)
+                if in_the_way := constraints.violations(connection, rule):
+                    fix = f"repair the {in_the_way} rows of guard.{rule} that stand in its way, then {fix}"
+                yield {"kind": kind, "object": str(obj), "fix": fix}
 
 
 def _slipping_through(connection: Connection) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from guard import verify
-from tests.catalog import catalog, execute, query, rollback, rows
+from tests.catalog import apply, catalog, execute, query, rollback, rows
 from tests.processes import invoke
 
 if TYPE_CHECKING:
@@ -142,6 +142,103 @@ def test_broken(changes: list[str], found: set[tuple[str, str]], adopted: str) -
     printed = invoke(adopted, "verify")
     assert (printed.exit_code, printed.stderr) == (2, "")
     assert "\nkind " in printed.stdout
+
+
+#: What is done by hand to the tables that guard made, and what is found; guard apply takes it back.
+ON_TABLES = {
+    "constraint dropped": (
+        ["alter table calls drop constraint guard_missing_direction"],
+        ("missing", "constraint public.calls guard_missing_direction"),
+    ),
+    "constraint replaced": (
+        [
+            "alter table calls drop constraint guard_missing_direction",
+            "alter table calls add constraint guard_missing_direction check (true)",
+        ],
+        ("drifted", "constraint public.calls guard_missing_direction"),
+    ),
+    "unique index dropped": (
+        ["drop index guard_duplicate_booking"],
+        ("missing", "index public.guard_duplicate_booking"),
+    ),
+    "unique index replaced": (
+        [
+            "drop index guard_duplicate_booking",
+            "create index guard_duplicate_booking on appointments (calcom_v2_booking_id)",
+        ],
+        ("drifted", "index public.guard_duplicate_booking"),
+    ),
+    "exclude constraint dropped": (
+        ["alter table appointments drop constraint guard_overlapping_appointment"],
+        ("missing", "constraint public.appointments guard_overlapping_appointment"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "finding"), ON_TABLES.values(), ids=ON_TABLES.keys())
+def test_constraint_changed_by_hand(changes: list[str], finding: tuple[str, str], database: str) -> None:
+    before = catalog(database)
+    execute(database, *changes)
+    assert findings(database) == {finding}
+    assert {found["fix"] for found in run(database)["findings"]} == {"guard apply"}
+    rule = finding[1].rpartition("guard_")[2]
+    assert apply(database) == [f"put the constraint guard_{rule} in force"]
+    assert catalog(database) == before
+
+
+def test_constraint_that_rows_stand_in_the_way_of(database: str) -> None:
+    execute(
+        database,
+        "alter table calls drop constraint guard_missing_direction",
+        "insert into companies (id, name) values (1, 'One')",
+        "set session_replication_role = replica; insert into calls (id, company_id) values (1, 1)",
+    )
+    (found,) = run(database)["findings"]
+    assert found == {
+        "kind": "missing",
+        "object": "constraint public.calls guard_missing_direction",
+        "fix": "repair the 1 rows of guard.missing_direction that stand in its way, then guard apply",
+    }
+    left_out = "left out the constraint guard_missing_direction: 1 rows stand in the way, see guard.missing_direction"
+    assert apply(database) == [left_out]
+    execute(database, "update calls set direction = 'outbound'")
+    assert apply(database) == ["put the constraint guard_missing_direction in force"]
+    assert run(database)["ok"]
+
+
+def test_index_changed_by_hand(adopted: str) -> None:
+    before = catalog(adopted)
+    execute(adopted, "drop index guard_calls_created_at", "create index guard_calls_created_at on calls (id)")
+    (found,) = run(adopted)["findings"]
+    assert found == {
+        "kind": "drifted",
+        "object": "index public.guard_calls_created_at",
+        "fix": "drop index concurrently public.guard_calls_created_at, then guard apply",
+    }
+    execute(adopted, "drop index concurrently public.guard_calls_created_at")
+    apply(adopted)
+    assert catalog(adopted) == before
+    assert run(adopted)["ok"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_constraint_changed_on_a_table_that_was_found(replaced: bool, adopted: str, guard: RunGuard) -> None:
+    execute(adopted, "update calls set direction = 'inbound' where direction is null")
+    set_again = ("rules", "set", "missing_direction", "--mode", "correct")
+    assert guard(adopted, *set_again).returncode == 0
+    before = catalog(adopted)
+    execute(adopted, "alter table calls drop constraint guard_missing_direction")
+    if replaced:
+        execute(adopted, "alter table calls add constraint guard_missing_direction check (true)")
+    (found,) = run(adopted)["findings"]
+    assert found == {
+        "kind": "drifted" if replaced else "missing",
+        "object": "constraint public.calls guard_missing_direction",
+        "fix": "guard " + " ".join(set_again),
+    }
+    assert guard(adopted, *set_again).returncode == 0
+    assert catalog(adopted) == before
+    assert run(adopted)["ok"]
 
 
 def test_old_fault_is_forgotten(adopted: str) -> None:
