@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from psycopg import sql
+from yoyo.migrations import Migration
 
 from guard import adoption, constraints, cron, database, ledger, migrations
 from guard.database import Connection
@@ -117,21 +118,17 @@ def apply(
     done += _drop(session, ledger.compare(session.worker, files).obsolete)
     if prune:
         done += _prune(session, difference.orphaned, run)
-    on_tables = ledger.on_tables(session.worker)
-    built = {migration.id for migration in (*repairs, *todo)}
     for migration in applied:
-        path = f"migrations/{migration.id}.sql"
-        indexes = [ledger.SqlObject("index", f"public.{name}") for name in migrations.index_names(migration)]
-        if migration.id in built or not on_tables.keys() >= set(indexes):
-            ledger.record(session.worker, path, migrations.checksum(migration), indexes)
         session.worker.execute(
             """
             insert into guard.objects (kind, identity, path, checksum)
             values ('migration', %s, %s, %s)
             on conflict do nothing
             """,
-            (migration.id, path, migrations.checksum(migration)),
+            (migration.id, f"migrations/{migration.id}.sql", migrations.checksum(migration)),
         )
+    if any(migration.id == ledger.ON_TABLES_SINCE for migration in applied):
+        _record_indexes(session.worker, applied, {migration.id for migration in (*repairs, *todo)})
     if app_timezone is not None and app_timezone != _setting(session.worker, "app_timezone"):
         session.worker.execute("select guard.set_setting('app_timezone', %s)", (app_timezone,))
         done.append(f"set app_timezone to {app_timezone}")
@@ -139,6 +136,15 @@ def apply(
     done += cron.sync(session.worker)
     run.finish()
     return done
+
+
+def _record_indexes(connection: Connection, applied: list[Migration], built: set[str]) -> None:
+    """Fingerprints of the indexes that were built just now, and of those that the ledger does not know yet."""
+    recorded = ledger.on_tables(connection)
+    for migration in applied:
+        indexes = [ledger.SqlObject("index", f"public.{name}") for name in migrations.index_names(migration)]
+        if indexes and (migration.id in built or not recorded.keys() >= set(indexes)):
+            ledger.record(connection, f"migrations/{migration.id}.sql", migrations.checksum(migration), indexes)
 
 
 def _setting(connection: Connection, name: str) -> str | None:

@@ -169,8 +169,10 @@ class Entry:
     fingerprint: str | None
 
 
-#: What no file provides: indexes come with migrations, constraints with the modes of rules.
+#: What no file provides: indexes come with migrations, constraints with the modes of rules. The ledger knows them since
+#: the migration named here.
 ON_TABLES = ("index", "constraint")
+ON_TABLES_SINCE = "0067.ledger-constraints"
 
 
 def entries(connection: Connection) -> dict[SqlObject, Entry]:

@@ -244,6 +244,27 @@ def test_operator_moves_a_rule_but_does_not_own_the_table(database: str, guard: 
 
 
 @pytest.mark.slow
+def test_owner_of_the_table_is_an_operator_but_does_not_own_guard(database: str, guard: RunGuard) -> None:
+    before = catalog(database)[1]
+    execute(
+        database,
+        "create role op login",
+        "grant guard_operator to op",
+        "grant create on schema public to op",
+        "alter table appointments owner to op",
+    )
+    try:
+        operator = make_conninfo(database, user="op")
+        for rule in ("duplicate_booking", "overlapping_appointment"):
+            for mode, constraint in (("observe", "absent"), ("correct", "in force")):
+                moved = guard(operator, "rules", "set", rule, "--mode", mode)
+                assert (moved.returncode, state(database, rule)[2]) == (0, constraint), moved.stderr
+        assert catalog(database)[1] == before, "the ledger knows of it"
+    finally:
+        execute(database, "alter table appointments owner to postgres", "drop owned by op", "drop role op")
+
+
+@pytest.mark.slow
 def test_killed_between_add_and_validate(adopted: str, guard: RunGuard) -> None:
     """Validation waits for a transaction that locks out weaker ones too; adding has been done by then."""
     execute(adopted, "update calls set direction = 'inbound' where direction is null")
