@@ -40,11 +40,14 @@ class RuleCount(TypedDict):
 
 
 class Audit(TypedDict):
-    """`consistency_rate_pct`: the share of calls that break no critical or warning rule about calls, 0 to 100."""
+    """`consistency_rate_pct`: the share of calls that break no critical or warning rule about calls, 0 to 100.
+
+    None if one of these rules cannot be asked.
+    """
 
     total_calls: int
     total_appointments: int
-    consistency_rate_pct: float
+    consistency_rate_pct: float | None
     rules: list[RuleCount]
 
 
@@ -76,13 +79,14 @@ def run(connection: Connection, own_rules: Path | None = None, app_timezone: str
             connection.execute("select set_config('timezone', %s, true)", (app_timezone,))
         asked = {rule.name for rule in rules}
         files = [file for file in ledger.read_files(own_rules) if any(o.kind == "rule" for o in file.provides)]
-        rules += [rule for rule in map(_standalone, files) if rule.name not in asked]
+        untimed = _missing_timestamps(connection)
+        rules += [rule for rule in (_standalone(file, untimed) for file in files) if rule.name not in asked]
         counts = [_count(connection, rule) for rule in rules]
-        answered = {count["rule"] for count in counts if count["violations"] is not None}
+        unasked = {count["rule"] for count in counts if count["violations"] is None}
         return {
             "total_calls": _rows(connection, "calls"),
             "total_appointments": _rows(connection, "appointments"),
-            "consistency_rate_pct": _consistency_rate(connection, [r for r in rules if r.name in answered]),
+            "consistency_rate_pct": _consistency_rate(connection, rules, unasked),
             "rules": sorted(counts, key=lambda c: (_SEVERITIES.index(c["severity"]), c["rule"])),
         }
 
@@ -116,11 +120,29 @@ def _installed(connection: Connection) -> list[Rule]:
     return [Rule(*row) for row in rows]
 
 
-def _standalone(file: ledger.SqlFile) -> Rule:
+def _missing_timestamps(connection: Connection) -> dict[str, list[str]]:
+    """Which of created_at and updated_at a table lacks."""
+    rows = connection.execute(
+        """
+        select t.name, array_agg(c.name)
+        from unnest(array['public.calls', 'public.appointments']) as t (name)
+        cross join unnest(array['created_at', 'updated_at']) as c (name)
+        where to_regclass(t.name) is not null and not exists (
+            select from pg_catalog.pg_attribute as a
+            where a.attrelid = to_regclass(t.name) and a.attname = c.name and not a.attisdropped
+        )
+        group by t.name
+        """
+    ).fetchall()
+    return dict(rows)
+
+
+def _standalone(file: ledger.SqlFile, untimed: dict[str, list[str]]) -> Rule:
     """The rule of a file, its query rewritten to need nothing of guard's.
 
     guard.instant(x) becomes timestamptz(x), with the session in the application's time zone; guard.period becomes the
-    range that it makes; guard.rules becomes one row with what the file registers.
+    range that it makes; guard.rules becomes one row with what the file registers. A timestamp that a table lacks is
+    null, but where the rule is about the time since a row was made.
     """
     registered = file.registration
     view = re.search(
@@ -141,7 +163,11 @@ def _standalone(file: ledger.SqlFile) -> Rule:
         grace=registered.get("grace", "0"),
         window=registered.get("detection_window", "1 hour"),
     )
-    query = view.group(1).replace("guard.instant(", "timestamptz(").replace("guard.rules", row.as_string())
+    query = view.group(1)
+    for table, columns in untimed.items():
+        nulls = [f"null::timestamptz as {c}" for c in columns if c == "updated_at" or "detection_window" not in query]
+        query = query.replace(f"{table} as", f"(select {', '.join(['*', *nulls])} from {table}) as")  # noqa: S608
+    query = query.replace("guard.instant(", "timestamptz(").replace("guard.rules", row.as_string())
     query = re.sub(r"guard\.period\(([^,()]+), ([^,()]+)\)", r"case when \1 < \2 then tstzrange(\1, \2) end", query)
     return Rule(registered["rule"], registered["severity"], registered["entity_type"], f"({query})")
 
@@ -164,11 +190,13 @@ def _rows(connection: Connection, table: str) -> int:
     return _number(connection, f"select count(*) from public.{table}")  # noqa: S608  # one of two constants
 
 
-def _consistency_rate(connection: Connection, rules: list[Rule]) -> float:
-    calls = [rule.query for rule in rules if rule.entity_type == "call" and rule.severity != "info"]
-    queries = [f"select entity_id from {query} as v" for query in calls]  # noqa: S608  # views
+def _consistency_rate(connection: Connection, rules: list[Rule], unasked: set[str]) -> float | None:
+    calls = [rule for rule in rules if rule.entity_type == "call" and rule.severity != "info"]
+    if any(rule.name in unasked for rule in calls):
+        return None
+    queries = [f"select entity_id from {rule.query} as v" for rule in calls]  # noqa: S608  # views
     total = _rows(connection, "calls")
-    if total == 0 or not queries:
+    if total == 0:
         return 100.0
     wrong = _number(connection, f"select count(distinct entity_id) from ({' union all '.join(queries)}) as v")  # noqa: S608
     return round(100 * (total - wrong) / total, 2)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from psycopg import errors, sql
 
+from guard import ledger
 from guard.database import LOCK_TIMEOUT_MS, Connection
 from guard.errors import GuardError
+from guard.ledger import SqlObject
 from guard.locks import CONCURRENT_TIMEOUT_MS, retry_on_lock_timeout
 
 
@@ -22,14 +26,59 @@ def state(connection: Connection, rule: str) -> str | None:
     return row[0] if row else None
 
 
+def drifted(connection: Connection) -> dict[str, SqlObject]:
+    """The constraints of rules that are not as guard made them, or not of its making."""
+    recorded = ledger.on_tables(connection)
+    objects = _objects(connection)
+    found = ledger.fingerprints(connection, objects.values())
+    return {
+        rule: obj
+        for rule, obj in objects.items()
+        if found[obj] is not None and (obj not in recorded or recorded[obj].fingerprint != found[obj])
+    }
+
+
+def lost(connection: Connection) -> dict[str, SqlObject]:
+    """The constraints that a mode wants and that are gone: guard made them, or would on a table of its own."""
+    recorded = ledger.on_tables(connection)
+    due = due_on_own_tables(connection)
+    return {
+        rule: obj
+        for rule, obj in _objects(connection, wanted=True).items()
+        if (rule in due or obj in recorded) and state(connection, rule) == "absent"
+    }
+
+
+def _objects(connection: Connection, *, wanted: bool = False) -> dict[str, SqlObject]:
+    """The constraint of each rule that has one, as the ledger names it; of those alone whose mode wants it."""
+    rows = connection.execute(
+        """
+        select
+            r.rule,
+            case r.constraint_kind when 'unique' then 'index' else 'constraint' end,
+            case r.constraint_kind
+                when 'unique' then 'public.guard_' || r.rule
+                else 'public.' || r.entity_type || 's guard_' || r.rule
+            end
+        from guard.rules as r
+        where r.constraint_kind is not null and (not %s or guard.constraint_wanted(r.rule))
+        order by r.rule
+        """,
+        (wanted,),
+    ).fetchall()
+    return {rule: SqlObject(kind, identity) for rule, kind, identity in rows}
+
+
 def install(worker: Connection, observer: Connection, rule: str) -> int:
     """Bring the rule's constraint in force. Returns how many rows stand in the way: if any, it is not there at all.
 
     A constraint that is not valid may refuse what the mode lets through, so a failed attempt leaves none.
     """
     for _ in range(3):
-        if in_the_way := violations(worker, rule):
+        in_the_way = violations(worker, rule)
+        if in_the_way or rule in drifted(worker):
             remove(worker, observer, rule)
+        if in_the_way:
             return in_the_way
         try:
             _run(worker, observer, rule, wanted=True)
@@ -46,27 +95,33 @@ def install(worker: Connection, observer: Connection, rule: str) -> int:
 def remove(worker: Connection, observer: Connection, rule: str) -> None:
     """Remove the rule's constraint, if it is there."""
     _run(worker, observer, rule, wanted=False)
+    worker.execute("select guard.record_constraint(%s, null)", (rule,))
 
 
 def install_on_own_tables(worker: Connection, observer: Connection) -> list[str]:
     """Tables that guard made start with their constraints in force. Returns what was done, a line each."""
-    rules = due_on_own_tables(worker)
-    return [f"put the constraint guard_{rule} in force" for rule in rules if install(worker, observer, rule) == 0]
+    done = []
+    for rule in due_on_own_tables(worker):
+        if in_the_way := install(worker, observer, rule):
+            done.append(f"left out the constraint guard_{rule}: {in_the_way} rows stand in the way, see guard.{rule}")
+        else:
+            done.append(f"put the constraint guard_{rule} in force")
+    return done
 
 
 def due_on_own_tables(connection: Connection) -> list[str]:
-    """The rules whose mode wants a constraint, on a table that guard made, that is not in force."""
-    if connection.execute("select to_regprocedure('guard.constraint_state(text)')").fetchone() == (None,):
+    """The rules whose mode wants a constraint, on a table that guard made, that is not in force as guard makes it."""
+    if connection.execute("select to_regprocedure('guard.constraint_wanted(text)')").fetchone() == (None,):
         return []
     rows = connection.execute(
         """
         select r.rule
         from guard.rules as r
         inner join guard.provenance as p on p.kind = 'table' and p.relation = 'public.' || r.entity_type || 's'
-        where (r.mode = 'enforce' or (r.mode = 'correct' and r.rollout_pct = 100))
-            and guard.constraint_state(r.rule) <> 'in force'
+        where guard.constraint_wanted(r.rule) and (guard.constraint_state(r.rule) <> 'in force' or r.rule = any(%s))
         order by r.rule
-        """
+        """,
+        (list(drifted(connection)),),
     ).fetchall()
     return [row[0] for row in rows]
 
@@ -78,15 +133,23 @@ def statements(connection: Connection, rule: str, *, wanted: bool) -> list[str]:
 
 
 def _run(worker: Connection, observer: Connection, rule: str, *, wanted: bool) -> None:
+    """Each statement, and after it what the ledger says: in one transaction, but for concurrent ones."""
     for statement in statements(worker, rule, wanted=wanted):
-        timeout = CONCURRENT_TIMEOUT_MS if " concurrently " in statement else LOCK_TIMEOUT_MS
-        worker.execute(f"set lock_timeout = {timeout}")
+        concurrently = " concurrently " in statement
+        worker.execute(f"set lock_timeout = {CONCURRENT_TIMEOUT_MS if concurrently else LOCK_TIMEOUT_MS}")
         try:
             retry_on_lock_timeout(
-                lambda statement=statement: worker.execute(statement.encode()),  # type: ignore[misc]
+                lambda statement=statement, concurrently=concurrently: _execute(worker, rule, statement, concurrently),  # type: ignore[misc]
                 what=f"constraint guard_{rule}",
                 worker=worker,
                 observer=observer,
             )
         finally:
             worker.execute(f"set lock_timeout = {LOCK_TIMEOUT_MS}")
+
+
+def _execute(worker: Connection, rule: str, statement: str, concurrently: bool) -> None:
+    with nullcontext() if concurrently else worker.transaction():
+        worker.execute(statement.encode())
+        obj = _objects(worker)[rule]
+        worker.execute("select guard.record_constraint(%s, %s)", (rule, ledger.fingerprints(worker, [obj])[obj]))

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from psycopg import sql
+from yoyo.migrations import Migration
 
 from guard import adoption, constraints, cron, database, ledger, migrations
 from guard.database import Connection
@@ -126,6 +127,8 @@ def apply(
             """,
             (migration.id, f"migrations/{migration.id}.sql", migrations.checksum(migration)),
         )
+    if any(migration.id == ledger.ON_TABLES_SINCE for migration in applied):
+        _record_indexes(session.worker, applied, {migration.id for migration in (*repairs, *todo)})
     if app_timezone is not None and app_timezone != _setting(session.worker, "app_timezone"):
         session.worker.execute("select guard.set_setting('app_timezone', %s)", (app_timezone,))
         done.append(f"set app_timezone to {app_timezone}")
@@ -133,6 +136,15 @@ def apply(
     done += cron.sync(session.worker)
     run.finish()
     return done
+
+
+def _record_indexes(connection: Connection, applied: list[Migration], built: set[str]) -> None:
+    """Fingerprints of the indexes that were built just now, and of those that the ledger does not know yet."""
+    recorded = ledger.on_tables(connection)
+    for migration in applied:
+        indexes = [ledger.SqlObject("index", f"public.{name}") for name in migrations.index_names(migration)]
+        if indexes and (migration.id in built or not recorded.keys() >= set(indexes)):
+            ledger.record(connection, f"migrations/{migration.id}.sql", migrations.checksum(migration), indexes)
 
 
 def _setting(connection: Connection, name: str) -> str | None:
@@ -238,7 +250,7 @@ def rollback(
             done += [f"rolled back migration {migration.id}", *yoyo.warnings]
             yoyo.warnings.clear()
             if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
-                worker.execute("delete from guard.objects where kind = 'migration' and identity = %s", (migration.id,))
+                worker.execute("delete from guard.objects where path = %s", (f"migrations/{migration.id}.sql",))
     finally:
         yoyo.close()
     done += cron.sync(worker)

@@ -31,7 +31,10 @@ _PROVIDES = re.compile(r"^-- provides: (function|procedure|view|trigger|rule|job
 
 @dataclass(frozen=True, order=True)
 class SqlObject:
-    """An object in the catalog. Identities: a regprocedure, a qualified view, `table trigger`, a rule or job's name."""
+    """An object in the catalog.
+
+    Identities: a regprocedure, a qualified view or index, `table trigger`, `table constraint`, a rule's or job's name.
+    """
 
     kind: str
     identity: str
@@ -120,6 +123,16 @@ select o.kind, o.identity, md5(
             from pg_catalog.pg_trigger as t
             where t.tgrelid = to_regclass(split_part(o.identity, ' ', 1)) and t.tgname = split_part(o.identity, ' ', 2)
         )
+        when 'index' then (
+            select pg_get_indexdef(i.indexrelid)
+            from pg_catalog.pg_index as i where i.indexrelid = to_regclass(o.identity)
+        )
+        when 'constraint' then (
+            select replace(pg_get_constraintdef(c.oid), ' NOT VALID', '')
+            from pg_catalog.pg_constraint as c
+            where
+                c.conrelid = to_regclass(split_part(o.identity, ' ', 1)) and c.conname = split_part(o.identity, ' ', 2)
+        )
         when 'rule' then (
             select concat_ws(
                 ' ', r.rule, r.severity, r.entity_type, r.errcode, r.description, r.repair, r.runbook, r.repairable,
@@ -156,8 +169,23 @@ class Entry:
     fingerprint: str | None
 
 
+#: What no file provides: indexes come with migrations, constraints with the modes of rules. The ledger knows them since
+#: the migration named here.
+ON_TABLES = ("index", "constraint")
+ON_TABLES_SINCE = "0066.ledger-constraints"
+
+
 def entries(connection: Connection) -> dict[SqlObject, Entry]:
-    """The ledger's objects; empty where guard is not installed."""
+    """The objects that files provide; empty where guard is not installed."""
+    return {o: entry for o, entry in _recorded(connection).items() if o.kind not in ON_TABLES}
+
+
+def on_tables(connection: Connection) -> dict[SqlObject, Entry]:
+    """Guard's indexes and constraints on the application's tables, as they were made."""
+    return {o: entry for o, entry in _recorded(connection).items() if o.kind in ON_TABLES}
+
+
+def _recorded(connection: Connection) -> dict[SqlObject, Entry]:
     if connection.execute("select to_regclass('guard.objects')").fetchone() == (None,):
         return {}
     rows = connection.execute(
@@ -235,10 +263,14 @@ def restore_file(connection: Connection, file: SqlFile) -> None:
         # a view cannot lose a column, nor a function change its result, by being replaced
         drop(connection, [o for o in file.provides if o.kind in ("view", "function", "procedure")])
         _execute(connection, file)
-    found = fingerprints(connection, file.provides)
-    for provided in file.provides:
-        if found[provided] is None:
-            raise GuardError(f"{file.path} says that it provides {provided}, and does not.", fix="Correct the file.")
+    record(connection, file.path, file.checksum, file.provides)
+
+
+def record(connection: Connection, path: str, checksum: str, objects: Iterable[SqlObject]) -> None:
+    """Keep the fingerprints of what a file has made."""
+    for provided, fingerprint in fingerprints(connection, objects).items():
+        if fingerprint is None:
+            raise GuardError(f"{path} says that it provides {provided}, and does not.", fix="Correct the file.")
         connection.execute(
             """
             insert into guard.objects (kind, identity, path, checksum, fingerprint)
@@ -247,7 +279,7 @@ def restore_file(connection: Connection, file: SqlFile) -> None:
             set path = excluded.path, checksum = excluded.checksum, fingerprint = excluded.fingerprint,
                 applied_at = clock_timestamp()
             """,
-            (provided.kind, provided.identity, file.path, file.checksum, found[provided]),
+            (provided.kind, provided.identity, path, checksum, fingerprint),
         )
 
 

@@ -103,28 +103,43 @@ def _statements(connection: Connection, own_rules: Path | None) -> Iterator[tupl
             yield file.path, _HEADER.sub("", text)
     for statement in ledger.drop_statements(connection, difference.obsolete):
         yield "obsolete", statement
+    triggers = "".join(file.text for file in difference.files if file.path.startswith("sql/triggers/"))
     for file in difference.to_apply:
-        yield from _new_constraint(connection, file)
+        if _is_due(connection, file.registration, triggers):
+            yield from _constraint(file.registration)
+    registrations = {file.registration.get("rule"): file.registration for file in difference.files}
     for rule in constraints.due_on_own_tables(connection):
         if constraints.violations(connection, rule) == 0:
-            for statement in constraints.statements(connection, rule, wanted=True):
+            anew = rule in constraints.drifted(connection)
+            for statement in constraints.statements(connection, rule, wanted=not anew):
                 yield f"constraint guard_{rule}", statement
+            if anew and rule in registrations:
+                yield from _constraint(registrations[rule])
     jobs = [file.registration for file in difference.files if any(o.kind == "job" for o in file.provides)]
     for statement in cron.planned(connection, {job["job"]: job["schedule"] for job in jobs}):
         yield "pg_cron", statement
 
 
-def _new_constraint(connection: Connection, file: ledger.SqlFile) -> Iterator[tuple[str, str]]:
-    """What brings the constraint of a rule in force that is not registered yet, if its table is guard's own."""
-    rule = file.registration
-    table = f"public.{rule.get('entity_type')}s"
-    if "constraint_kind" in rule and not _is_registered(connection, rule["rule"]) and _is_own(connection, table):
-        for statement in _CONSTRAINT[rule["constraint_kind"]]:
-            name = f"guard_{rule['rule']}"
-            yield (
-                f"constraint {name}",
-                statement.format(table=table, name=name, definition=rule["constraint_definition"]),
-            )
+def _is_due(connection: Connection, rule: dict[str, str], triggers: str) -> bool:
+    """Whether a file registers a new rule whose constraint comes into force at once, since its table is guard's own.
+
+    A CHECK does, if it accepts marks and a trigger makes them: see guard.constraint_wanted.
+    """
+    if "constraint_kind" not in rule or _is_registered(connection, rule["rule"]):
+        return False
+    marked = "guard_corrections" in rule["constraint_definition"] and f"'{rule['rule']}'" in triggers
+    return (marked or rule["constraint_kind"] != "check") and _is_own(connection, f"public.{rule['entity_type']}s")
+
+
+def _constraint(rule: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """What brings the constraint of a rule in force where there is none."""
+    name = f"guard_{rule['rule']}"
+    table = f"public.{rule['entity_type']}s"
+    for statement in _CONSTRAINT[rule["constraint_kind"]]:
+        yield (
+            f"constraint {name}",
+            statement.format(table=table, name=name, definition=rule["constraint_definition"]),
+        )
 
 
 def _is_registered(connection: Connection, rule: str) -> bool:
@@ -164,10 +179,29 @@ def _existing(connection: Connection, statement: str) -> list[TableLock]:
     found: list[TableLock] = []
     for lock in locks_of(line):
         table = _table_of_index(connection, lock.table) or lock.table
-        size = _size(connection, table)
-        if size and (lock.trigger is None or _has_trigger(connection, table, lock.trigger)):
-            found.append({"lock": lock.mode, "table": table, "rows": size[0], "bytes": size[1]})
+        taken = table_lock(connection, lock.mode, table)
+        if taken and (lock.trigger is None or _has_trigger(connection, table, lock.trigger)):
+            found.append(taken)
     return found
+
+
+def table_lock(connection: Connection, mode: str, table: str) -> TableLock | None:
+    """A lock with the size of its table; None if there is no such table."""
+    size = _size(connection, table)
+    return {"lock": mode, "table": table, "rows": size[0], "bytes": size[1]} if size else None
+
+
+def size(lock: TableLock) -> str:
+    """How big the table is: about 1000 rows, 416 kB."""
+    return f"about {lock['rows']} rows, {_readable(lock['bytes'])}"
+
+
+def _readable(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"
 
 
 def _table_of_index(connection: Connection, relation: str) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict
 
 import psycopg
 
-from guard import constraints, database, install
+from guard import constraints, database, install, plan
 from guard.database import Connection
 from guard.errors import GuardError, from_database
 
@@ -101,21 +102,60 @@ def details(connection: Connection, rule: str) -> RuleDetails:
     }
 
 
-def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
+def command(connection: Connection, rule: str) -> str:
+    """The command that brings the rule's constraint in line with the mode that the rule has."""
+    row = connection.execute(
+        "select r.mode, r.rollout_pct, r.constraint_kind from guard.rules as r where r.rule = %s", (rule,)
+    ).fetchone()
+    assert row is not None  # noqa: S101  # the caller has read it from there
+    mode, rollout, kind = row
+    options = ("" if rollout == 100 else f" --rollout {rollout}") + (" --build-exclude" if kind == "exclude" else "")
+    return f"guard rules set {rule} --mode {mode}{options}"
+
+
+def move(
+    dsn: str,
+    rule: str,
+    mode: str,
+    rollout: int,
+    *,
+    build_exclude: bool = False,
+    announce: Callable[[plan.TableLock], None] = lambda _: None,
+) -> Move:
     """Set the mode, which takes effect at once, then bring the rule's constraint in line with it.
 
-    A CHECK constraint accepts rows that the trigger let through and so may stay when a rule is lowered. A unique index
-    or an EXCLUDE constraint cannot: it is removed. Raises psycopg errors with SQLSTATEs ZG010 to ZG015 for bad input,
-    and GuardError where the mode is set and the constraint could not follow.
+    A CHECK that accepts rows which the trigger let through may stay when a rule is lowered; another one, a unique index
+    and an EXCLUDE constraint are removed. An EXCLUDE constraint keeps readers out while it is built: `announce` is told
+    the lock before, and on a table that guard found it is built only if `build_exclude` says so.
+
+    Raises psycopg errors with SQLSTATEs ZG010 to ZG015 for bad input, and GuardError where the mode is set and the
+    constraint could not follow.
     """
     with database.connect(dsn) as connection:
         database.require_installed(connection, "rules")
         # before anything that could have to wait: lowering a rule is how an operator stops it at once
         connection.execute("select guard.set_rule(%s, %s, %s)", (rule, mode, rollout))
+        row = connection.execute(
+            """
+            select
+                guard.constraint_wanted(r.rule), guard.constraint_yields(r.rule), r.constraint_kind = 'exclude',
+                'public.' || r.entity_type || 's',
+                exists (
+                    select from guard.provenance as p
+                    where p.kind = 'table' and p.relation = 'public.' || r.entity_type || 's'
+                )
+            from guard.rules as r
+            where r.rule = %s
+            """,
+            (rule,),
+        ).fetchone()
+        assert row is not None  # noqa: S101  # it was set a moment ago
+        wanted, yields, excludes, table, own = row
         before = constraints.state(connection, rule)
-        stays = before == "in force" and not _is_index(connection, rule)
+        sound = before == "in force" and rule not in constraints.drifted(connection)
+        lock = plan.table_lock(connection, "ACCESS EXCLUSIVE", table) if excludes and wanted and not sound else None
         slipping = slipping_through(connection)
-    wanted = mode == "enforce" or (mode == "correct" and rollout == 100)
+        again = command(connection, rule)
     result: Move = {
         "rule": rule,
         "mode": mode,
@@ -125,10 +165,17 @@ def move(dsn: str, rule: str, mode: str, rollout: int) -> Move:
         "message": None,
     }
     try:
-        if wanted and before not in (None, "in force"):
+        if lock is not None and not own and not build_exclude:
+            result["message"] = (
+                f"Its constraint guard_{rule} was not built, and the trigger looks instead. Building it keeps readers "
+                f"and writers out of {lock['table']} ({plan.size(lock)}) until it is done: {again}"
+            )
+        elif wanted and not sound:
+            if lock is not None:
+                announce(lock)
             with install.exclusive(dsn) as session:
                 _install(session, result)
-        elif not wanted and before not in (None, "absent") and not stays:
+        elif not wanted and before not in (None, "absent") and not (sound and yields):
             with install.exclusive(dsn) as session:
                 constraints.remove(session.worker, session.observer, rule)
             result["constraint"] = "absent"
@@ -166,8 +213,3 @@ def _install(session: install.Session, result: Move) -> None:
         )
     else:
         result["message"] = f"Its constraint guard_{rule} is in force."
-
-
-def _is_index(connection: Connection, rule: str) -> bool:
-    row = connection.execute("select constraint_kind from guard.rules where rule = %s", (rule,)).fetchone()
-    return row is not None and row[0] in ("unique", "exclude")

@@ -12,11 +12,15 @@ from typing import TypedDict
 
 from psycopg import errors
 
-from guard import cron, ledger, migrations, rules
+from guard import constraints, cron, ledger, migrations, rules
 from guard.database import Connection
+from guard.ledger import SqlObject
 
 #: Said until something has run a job by itself.
 NO_SCHEDULER = "Nothing runs the jobs yet: start guard scheduler, or have cron run guard tick every minute."
+
+#: insufficient_privilege, read_only_sql_transaction: what a session may not do, whatever the state of the database.
+_MAY_NOT_WRITE = ("42501", "25006")
 
 
 class Finding(TypedDict):
@@ -28,17 +32,19 @@ class Finding(TypedDict):
 
 
 class Verification(TypedDict):
-    """`notes` say what could not be looked at; they do not make the result bad."""
+    """`notes` say what could not be looked at, `unprobed` which rules were not tried: no findings."""
 
     ok: bool
     findings: list[Finding]
     notes: list[str]
+    unprobed: list[str]
 
 
 def run(connection: Connection, own_rules: Path | None = None) -> Verification:
     """Compare files, ledger and catalog, look at what may have been broken by hand, then break each rule on trial."""
     findings: list[Finding] = []
     notes: list[str] = []
+    probed: set[str] = set()
     applied = migrations.applied_ids(connection)
     if not applied:
         findings.append({"kind": "pending", "object": "guard is not installed", "fix": "guard apply"})
@@ -48,17 +54,26 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
         functions_are_sound = not findings
         if applied.issuperset(migration.id for migration in migrations.shipped()):
             findings += _catalog(connection)
+            findings += _indexes(connection)
         if functions_are_sound:
+            findings += _constraints(connection)
             findings += _slipping_through(connection)
         if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
             findings += _clock(connection)
         if functions_are_sound:
             notes += _undelivered(connection)
         if not findings:
-            _probe(connection, findings, notes)
+            probed = _probe(connection, findings, notes)
         if functions_are_sound:
             findings += _jobs(connection, notes)
-    return {"ok": not findings, "findings": findings, "notes": notes}
+    unprobed = [rule for rule in _registered(connection) if rule not in probed]
+    return {"ok": not findings, "findings": findings, "notes": notes, "unprobed": unprobed}
+
+
+def _registered(connection: Connection) -> list[str]:
+    if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
+        return []
+    return [rule for (rule,) in connection.execute("select r.rule from guard.rules as r order by r.rule").fetchall()]
 
 
 def _migrations(connection: Connection, applied: set[str]) -> Iterator[Finding]:
@@ -194,6 +209,31 @@ def _catalog(connection: Connection) -> Iterator[Finding]:
         yield {"kind": kind, "object": obj, "fix": fix}
 
 
+def _indexes(connection: Connection) -> Iterator[Finding]:
+    """Indexes of migrations that are not as they were made. One that is missing or invalid is found by its name."""
+    recorded = ledger.on_tables(connection)
+    made = [SqlObject("index", f"public.{name}") for m in migrations.shipped() for name in migrations.index_names(m)]
+    for obj, fingerprint in ledger.fingerprints(connection, made).items():
+        if fingerprint is not None and (obj not in recorded or recorded[obj].fingerprint != fingerprint):
+            yield {
+                "kind": "drifted",
+                "object": str(obj),
+                "fix": f"drop index concurrently {obj.identity}, then guard apply",
+            }
+
+
+def _constraints(connection: Connection) -> Iterator[Finding]:
+    """Constraints of rules that are not as they were made, or not there. Half-made ones are found by their state."""
+    own = constraints.due_on_own_tables(connection)
+    for kind, found in ("missing", constraints.lost(connection)), ("drifted", constraints.drifted(connection)):
+        for rule, obj in found.items():
+            if constraints.state(connection, rule) in ("absent", "in force"):
+                fix = "guard apply" if rule in own else rules.command(connection, rule)
+                if in_the_way := constraints.violations(connection, rule):
+                    fix = f"repair the {in_the_way} rows of guard.{rule} that stand in its way, then {fix}"
+                yield {"kind": kind, "object": str(obj), "fix": fix}
+
+
 def _slipping_through(connection: Connection) -> Iterator[Finding]:
     for rule in rules.slipping_through(connection):
         yield {
@@ -266,30 +306,41 @@ def _jobs(connection: Connection, notes: list[str]) -> Iterator[Finding]:
         notes.append(NO_SCHEDULER)
 
 
-def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> None:
+def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> set[str]:
+    """Break every rule on trial. Returns those that could be; a session that may not write is only noted."""
     if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
         notes.append("The probe was left out: the server is a standby.")
-        return
+        return set()
     row = connection.execute(
         "select current_user::text, has_function_privilege('guard.probe_rule(text)', 'execute')"
     ).fetchone()
     if row is not None and not row[1]:
         notes.append(f"The probe was left out: {row[0]} may not write on trial; a member of guard_operator may.")
-        return
-    rows: list[tuple[str, str, str, str | None, bool | None, str | None]] = []
+        return set()
     with connection.transaction(force_rollback=True):
         connection.execute("set local lock_timeout = '1s'")
         rows = connection.execute(
             """
-            select p.rule, p.mode, p.expected, p.observed, p.passed, p.note
+            select p.rule, p.mode, p.expected, p.observed, p.passed, p.note, p.errcode
             from guard.rules as r
             cross join lateral guard.probe_rule(r.rule) as p
             order by p.rule
             """
         ).fetchall()
-    for rule, mode, expected, observed, passed, note in rows:
-        if observed is None:
-            notes.append(f"{rule} was not probed: {note}")
+    left_out: dict[str, None] = {}
+    for rule, mode, expected, observed, passed, note, errcode in rows:
+        if observed is None and errcode in _MAY_NOT_WRITE:
+            left_out[f"The probe was left out: {note}"] = None
+        elif observed is None and errcode is not None:
+            findings.append(
+                {
+                    "kind": "probe",
+                    "object": f"rule {rule} at {mode} was not probed: {note}",
+                    "fix": "see which trigger or constraint of the application's, or of an own rule's, keeps it out",
+                }
+            )
+        elif note is not None:
+            notes.append(f"{rule}: {note}")
         elif not passed:
             findings.append(
                 {
@@ -298,3 +349,5 @@ def _probe(connection: Connection, findings: list[Finding], notes: list[str]) ->
                     "fix": "guard apply; if it stays so, look at the application's own triggers",
                 }
             )
+    notes += left_out
+    return {rule for rule, _, _, observed, *_ in rows if observed is not None}

@@ -48,7 +48,7 @@ select is_empty(
         'recover_intents', 'handle_call_ended', 'handle_booking_event', 'detect', 'check_call', 'judge_pending',
         'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo', 'bundle_notifications',
         'claim_delivery', 'settle_delivery', 'requeue_deliveries', 'discard_delivery', 'register_job', 'set_job',
-        'run_job', 'daily_report', 'call_history', 'mask_value'
+        'run_job', 'daily_report', 'call_history', 'mask_value', 'constraint_wanted', 'record_constraint'
     )
     and not exists (
         select from guard_functions as caller

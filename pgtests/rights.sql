@@ -1,6 +1,6 @@
 -- Who writes calls and appointments needs no rights on guard's tables; guard's functions are closed to the public.
 begin;
-select plan(10);
+select plan(11);
 
 insert into public.companies (id, name) values (1, 'A');
 create role guard_test_application nologin;
@@ -24,6 +24,11 @@ select throws_ok($$select guard.set_rule('missing_direction', 'off')$$, '42501',
 set local role guard_test_operator;
 select lives_ok($$select guard.set_rule('missing_direction', 'observe')$$, 'an operator moves rules');
 select lives_ok('select * from guard.missing_direction', 'and sees what they find');
+select is_empty(
+    $$select p.* from guard.rules as r cross join lateral guard.probe_rule(r.rule) as p
+    where p.note like '%function%'$$,
+    'may call what the probe calls'
+);
 select throws_ok('select from_number from public.calls', '42501', null, 'but no phone numbers');
 select throws_ok('delete from guard.audit_log', '42501', null, 'and cannot clear the audit log');
 

@@ -1,6 +1,6 @@
 -- The phantom booking: a call claims an appointment that does not exist.
 begin;
-select plan(12);
+select plan(18);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction, session_outcome, appointment_made, created_at, updated_at)
@@ -68,6 +68,55 @@ select throws_ok(
     update public.calls set appointment_made = true where id = 3;
     set constraints all immediate$$,
     'ZG103', null, 'enforce: a new claim on an old call is refused'
+);
+
+-- Residue of the time before guard: linked, and there is no appointment.
+select guard.set_rule('inconsistent_link_status', 'observe');
+insert into public.calls (id, company_id, direction, appointment_link_status, created_at)
+select i, 1, 'inbound', 'linked', now() - interval '3 hours' from generate_series(11, 14) as i;
+delete from guard.pending_checks;
+
+select guard.set_rule('inconsistent_link_status', 'correct');
+savepoint stale; -- noqa: PRS
+update public.calls set appointment_made = true, session_outcome = 'appointment_booked' where id = 11;
+select is(
+    (select c.appointment_link_status from public.calls as c where c.id = 11), 'unlinked',
+    'nor can a claim hide behind an old one'
+);
+select throws_ok('set constraints all immediate', 'ZG103', null, 'enforce: it is refused');
+rollback to savepoint stale;
+set constraints all deferred;
+
+select guard.set_rule('inconsistent_link_status', 'enforce');
+update public.calls set appointment_made = true where id = 12;
+insert into public.appointments (company_id, call_id) values (1, 12);
+select lives_ok(
+    'set constraints all immediate', 'the status was wrong before: a booking is not refused for it'
+);
+set constraints all deferred;
+
+select guard.set_rule('inconsistent_link_status', 'observe');
+savepoint observed; -- noqa: PRS
+update public.calls set appointment_made = true where id = 13;
+select throws_ok(
+    'set constraints all immediate', 'ZG103', null, 'enforce: also where the link status is only observed'
+);
+rollback to savepoint observed;
+set constraints all deferred;
+
+select guard.set_rule('missing_appointment', 'observe');
+update public.calls set appointment_made = true where id = 14;
+insert into public.calls (id, company_id, direction, appointment_made, appointment_link_status)
+values (15, 1, 'inbound', true, 'linked');
+select bag_eq(
+    'select distinct call_id from guard.pending_checks where call_id > 12', array[14, 15]::bigint[],
+    'observe: a claim that says linked is queued for a check, whoever said it'
+);
+insert into public.calls (id, company_id, direction, session_outcome) values (16, 1, 'inbound', 'abandoned');
+select guard.set_rule('inconsistent_link_status', 'correct');
+insert into public.appointments (company_id, call_id) values (1, 16);
+select is_empty(
+    'select from guard.pending_checks where call_id = 16', 'a call that follows its appointment is not'
 );
 
 select * from finish();

@@ -1,6 +1,6 @@
 -- An appointment that came from a call and does not name it.
 begin;
-select plan(15);
+select plan(18);
 
 insert into public.companies (id, name) values (1, 'A'), (2, 'B');
 insert into public.calls (id, company_id, direction, booking_id)
@@ -48,6 +48,15 @@ select isnt_empty(
     'and so is a call that was deleted'
 );
 
+alter table public.appointments alter company_id drop not null;
+insert into public.appointments (id, company_id, source, call_id) values (9, null, 'retell_webhook', 99);
+select isnt_empty(
+    'select from guard.data_consistency_alerts where entity_id = 9', 'and one that names no company either'
+);
+insert into public.appointments (id, company_id, source) values (10, null, 'manual');
+update public.appointments set source = 'retell_webhook', call_id = 99 where id = 10;
+select isnt_empty('select from guard.data_consistency_alerts where entity_id = 10', 'an update too');
+
 select guard.set_rule('orphaned_appointment', 'observe');
 insert into public.calls (id, company_id, direction, booking_id) values (7, 1, 'inbound', 'bk_7');
 insert into public.appointments (id, company_id, source, calcom_v2_booking_id) values (7, 1, 'retell_webhook', 'bk_7');
@@ -60,14 +69,19 @@ select is_empty('select from guard.data_consistency_alerts where entity_id = 8',
 
 select guard.set_rule('orphaned_appointment', 'enforce');
 select throws_ok(
-    $$insert into public.appointments (company_id, source) values (1, 'retell_webhook')$$, 'ZG105', null,
+    $$insert into public.appointments (id, company_id, source) values (11, 1, 'retell_webhook')$$, 'ZG105', null,
     'enforce: an orphan is refused'
 );
 select throws_ok(
-    $$insert into public.appointments (company_id, source, call_id) values (1, 'retell_webhook', 99)$$, 'ZG105', null,
+    $$insert into public.appointments (id, company_id, source, call_id) values (11, 1, 'retell_webhook', 99)$$,
+    'ZG105', null,
     'enforce: and so is a call that does not exist'
 );
-insert into public.appointments (company_id, source, call_id) values (2, 'retell_webhook', 4);
+select throws_ok(
+    $$insert into public.appointments (id, source, call_id) values (11, 'retell_webhook', 99)$$, 'ZG105', null,
+    'enforce: without a company too'
+);
+insert into public.appointments (id, company_id, source, call_id) values (11, 2, 'retell_webhook', 4);
 select throws_ok('delete from public.calls where id = 4', 'ZG105', null, 'enforce: a call with appointments stays');
 
 select * from finish();

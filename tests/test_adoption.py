@@ -534,7 +534,7 @@ def test_standby(standby: str, guard: RunGuard) -> None:
     verified = guard(standby, "verify")
     assert (verified.returncode, verified.stderr) == (0, "")
     assert verified.stdout.startswith("note: The probe was left out: the server is a standby.\n")
-    assert verified.stdout.endswith(SOUND)
+    assert "\nok: files, ledger and catalog agree. Rules not tried on a bad row: " in verified.stdout
     assert guard(standby, "audit").returncode == 2
     assert guard(standby, "plan").stdout.startswith("Nothing to do")
     assert guard(standby, "rules", "list").returncode == 0

@@ -159,7 +159,40 @@ def test_rule_whose_columns_are_missing_says_so(legacy: str) -> None:
     assert unasked["rule"] == "inconsistent_customer_link"
     assert unasked["note"] == "cannot be asked here: column c.customer_link_method does not exist"
     assert {rule["rule"]: rule["violations"] for rule in result["rules"]} == DEFECTS | {unasked["rule"]: None}
-    assert "column c.customer_link_method does not exist" in " ".join(invoke(legacy, "audit").stdout.split())
+    assert result["consistency_rate_pct"] is None
+    printed = invoke(legacy, "audit").stdout
+    assert "column c.customer_link_method does not exist" in " ".join(printed.split())
+    assert printed.splitlines()[-1] == (
+        "1000 calls, 430 appointments, how many calls are consistent is not known; 1 of 11 rules could not be asked"
+    )
+
+
+def test_timestamps_that_are_missing(legacy: str) -> None:
+    """They only say when a row was written, but where the rule is about that."""
+    for table, columns, unasked in (
+        ("calls", "drop updated_at", []),
+        ("appointments", "drop updated_at, drop created_at", []),
+        ("calls", "drop created_at", ["recent_creation_failure"]),
+    ):
+        execute(legacy, f"alter table {table} {columns}")
+        assert counts(legacy) == DEFECTS | dict.fromkeys(unasked)
+    with psycopg.connect(legacy, autocommit=True) as connection:
+        assert audit.run(connection)["consistency_rate_pct"] == 94.0
+    assert (
+        invoke(legacy, "audit")
+        .stdout.splitlines()[-1]
+        .endswith("94.00 % of calls consistent; 1 of 11 rules could not be asked")
+    )
+
+
+def test_ids_that_are_no_numbers(legacy: str) -> None:
+    execute(
+        legacy,
+        "alter table calls drop column id, add column id uuid default gen_random_uuid()",
+    )
+    with psycopg.connect(legacy, autocommit=True) as connection:
+        result = audit.run(connection)
+    assert result["consistency_rate_pct"] is None
 
 
 def test_columns_of_other_types(legacy: str) -> None:

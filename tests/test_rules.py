@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from guard import audit, constraints, install, plan, verify
 from guard import rules as registry
 from guard.errors import GuardError
 from tests.catalog import apply, catalog, execute, query, rollback
+from tests.databases import PROJECT
 from tests.processes import invoke, start, transaction, wait_until
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ ALL = {
     "session_outcome_mismatch",
     "tenant_mismatch",
 }
+CONTRIBUTING = (PROJECT / "CONTRIBUTING.md").read_text()
 UNLINKED = "insert into appointments (company_id, calcom_v2_booking_id) values (1, '{}'), (1, '{}')"
 
 
@@ -129,6 +132,43 @@ def test_index_goes_when_its_rule_is_lowered(rule: str, database: str) -> None:
     assert registry.move(database, rule, "correct", 100)["constraint"] == "in force"
 
 
+def test_exclude_is_built_on_request_where_guard_found_the_table(adopted: str, guard: RunGuard) -> None:
+    """Building it keeps readers out; the trigger refuses overlaps without it."""
+    execute(adopted, "delete from appointments where id in (select entity_id from guard.overlapping_appointment)")
+    execute(adopted, "analyze appointments")
+    raised = ("rules", "set", "overlapping_appointment", "--mode", "enforce")
+    with transaction(adopted, "select count(*) from appointments"):  # a reader that it would have to wait for
+        moved = guard(adopted, *raised)
+    assert (moved.returncode, state(adopted, "overlapping_appointment")) == (0, ("enforce", 100, "absent"))
+    assert moved.stdout.splitlines()[1].startswith(
+        "Its constraint guard_overlapping_appointment was not built, and the trigger looks instead. Building it keeps "
+        "readers and writers out of public.appointments (about 429 rows, "
+    )
+    assert moved.stdout.endswith(
+        ") until it is done: guard rules set overlapping_appointment --mode enforce --build-exclude\n"
+    )
+    assert guard(adopted, "verify").returncode == 0
+    overlap = (
+        "insert into appointments (company_id, staff_id, starts_at, ends_at)"
+        " select 1, 1, '2035-01-01 09:00', '2035-01-01 10:00' from generate_series(1, 2)"
+    )
+    with pytest.raises(psycopg.Error) as refused:
+        execute(adopted, overlap)
+    assert refused.value.sqlstate == "ZG111"
+
+    built = guard(adopted, *raised, "--build-exclude")
+    assert (built.returncode, state(adopted, "overlapping_appointment")[2]) == (0, "in force")
+    assert built.stderr.startswith(
+        "Building the EXCLUDE constraint takes ACCESS EXCLUSIVE on public.appointments: about 429 rows, "
+    )
+    with pytest.raises(errors.ExclusionViolation):
+        execute(adopted, overlap)
+    assert guard(adopted, *raised).stdout.count("\n") == 1, "it is there"
+    execute(adopted, "alter table appointments drop constraint guard_overlapping_appointment")
+    (found,) = json.loads(guard(adopted, "verify", "--json").stdout)["findings"]
+    assert found["fix"] == "guard rules set overlapping_appointment --mode enforce --build-exclude"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(ALL))
 def test_every_rung_and_back(rule: str, database: str) -> None:
@@ -201,6 +241,27 @@ def test_operator_moves_a_rule_but_does_not_own_the_table(database: str, guard: 
         assert query(database, "select distinct actor from guard.audit_log") == [("op",)]
     finally:
         execute(database, "drop owned by op", "drop role op")
+
+
+@pytest.mark.slow
+def test_owner_of_the_table_is_an_operator_but_does_not_own_guard(database: str, guard: RunGuard) -> None:
+    before = catalog(database)[1]
+    execute(
+        database,
+        "create role op login",
+        "grant guard_operator to op",
+        "grant create on schema public to op",
+        "alter table appointments owner to op",
+    )
+    try:
+        operator = make_conninfo(database, user="op")
+        for rule in ("duplicate_booking", "overlapping_appointment"):
+            for mode, constraint in (("observe", "absent"), ("correct", "in force")):
+                moved = guard(operator, "rules", "set", rule, "--mode", mode)
+                assert (moved.returncode, state(database, rule)[2]) == (0, constraint), moved.stderr
+        assert catalog(database)[1] == before, "the ledger knows of it"
+    finally:
+        execute(database, "alter table appointments owner to postgres", "drop owned by op", "drop role op")
 
 
 @pytest.mark.slow
@@ -370,9 +431,9 @@ def test_own_rule(adopted: str, own: Path, guard: RunGuard) -> None:
     assert (applied.returncode, applied.stdout) == (0, "applied rules/anonymous_call.sql\n")
     assert counted(adopted, None)["anonymous_call"] == 7
     assert guard(adopted, "verify", GUARD_RULES=str(own)).stdout.splitlines() == [
-        "note: anonymous_call was not probed: the rule registers no probe",
+        "note: anonymous_call: the rule registers no probe",
         f"note: {verify.NO_SCHEDULER}",
-        "ok: files, ledger and catalog agree, and every rule does what its mode says.",
+        "ok: files, ledger and catalog agree. Rules not tried on a bad row: anonymous_call.",
     ]
     assert "anonymous_call" in guard(adopted, "rules", "list").stdout
 
@@ -387,6 +448,64 @@ def test_own_rule(adopted: str, own: Path, guard: RunGuard) -> None:
     assert catalog(adopted) == before
     found = guard(adopted, "verify", "--json")
     assert {finding["kind"] for finding in json.loads(found.stdout)["findings"]} == {"orphaned"}
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """A folder with the rule of CONTRIBUTING.md."""
+    (text,) = re.findall(r"```sql\n(-- provides: view guard\.(\w+)\n.*?)```", CONTRIBUTING, re.DOTALL)
+    folder = tmp_path / "example"
+    folder.mkdir()
+    (folder / f"{text[1]}.sql").write_text(text[0])
+    return folder
+
+
+@pytest.mark.parametrize("made", ["database", "adopted"])
+def test_rule_of_the_documentation(made: str, example: Path, request: pytest.FixtureRequest, guard: RunGuard) -> None:
+    """It has no trigger: its CHECK is in force at enforce alone, and what it finds is told."""
+    dsn = request.getfixturevalue(made)
+    execute(dsn, "insert into companies (id, name) values (999, 'One')")
+    execute(dsn, "delete from appointments", "delete from calls")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        planned = {step["source"] for step in plan.steps(connection, example)}
+    assert planned == {"rules/unknown_call.sql"}
+    assert apply(dsn, own_rules=example) == ["applied rules/unknown_call.sql"]
+    for mode in ("off", "observe", "correct"):
+        assert guard(dsn, "rules", "set", "unknown_call", "--mode", mode).returncode == 0
+        execute(dsn, "insert into calls (company_id, direction) values (999, 'inbound')")
+        assert state(dsn, "unknown_call")[2] == "absent"
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            result = verify.run(connection, example)
+        assert (result["ok"], result["unprobed"]) == (True, ["unknown_call"])
+    assert counted(dsn, example)["unknown_call"] == 3
+    assert guard(dsn, "rules", "set", "unknown_call", "--mode", "enforce").returncode == 2
+
+    execute(dsn, "update calls set retell_call_id = id")
+    assert guard(dsn, "rules", "set", "unknown_call", "--mode", "enforce").returncode == 0
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        assert verify.run(connection, example)["unprobed"] == ["unknown_call"]
+    with pytest.raises(errors.CheckViolation):
+        execute(dsn, "insert into calls (company_id, direction) values (999, 'inbound')")
+    lowered = registry.move(dsn, "unknown_call", "enforce", 50)
+    assert lowered["message"] == (
+        "Its constraint guard_unknown_call was removed: it would refuse what the mode lets through."
+    )
+    execute(dsn, "insert into calls (company_id, direction) values (999, 'inbound')")
+
+
+def test_check_that_accepts_marks_nobody_makes(database: str, example: Path) -> None:
+    """As in a copy of a rule of guard's: what counts is whether a trigger knows the rule."""
+    (file,) = example.iterdir()
+    file.write_text(
+        file.read_text().replace(
+            "'check (retell_call_id is not null)'",
+            """$$check (retell_call_id is not null or (guard_corrections @> '[{"rule": "unknown_call"}]') is true)$$""",
+        )
+    )
+    assert apply(database, own_rules=example) == ["applied rules/unknown_call.sql"]
+    assert state(database, "unknown_call") == ("correct", 100, "absent")
+    assert registry.move(database, "unknown_call", "enforce", 100)["constraint"] == "in force"
+    assert registry.move(database, "unknown_call", "observe", 100)["constraint"] == "absent"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from guard import verify
-from tests.catalog import catalog, execute, query, rollback, rows
+from tests.catalog import apply, catalog, execute, query, rollback, rows
 from tests.processes import invoke
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: What is noted of a database in which no job has run.
 NOTES = [verify.NO_SCHEDULER]
+SOUND = {"ok": True, "findings": [], "notes": NOTES, "unprobed": []}
 
 
 def run(dsn: str) -> verify.Verification:
@@ -35,14 +36,14 @@ def findings(dsn: str) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("made", ["database", "adopted"])
 def test_sound(made: str, request: pytest.FixtureRequest, guard: RunGuard) -> None:
     dsn = request.getfixturevalue(made)
-    assert run(dsn) == {"ok": True, "findings": [], "notes": NOTES}
+    assert run(dsn) == SOUND
     verified = guard(dsn, "verify")
     assert verified.returncode == 0
     assert (
         verified.stdout
         == f"note: {NOTES[0]}\nok: files, ledger and catalog agree, and every rule does what its mode says.\n"
     )
-    assert json.loads(guard(dsn, "verify", "--json").stdout) == {"ok": True, "findings": [], "notes": NOTES}
+    assert json.loads(guard(dsn, "verify", "--json").stdout) == SOUND
 
 
 @pytest.mark.parametrize("made", ["database", "adopted"])
@@ -51,7 +52,7 @@ def test_sound_in_every_mode(made: str, request: pytest.FixtureRequest) -> None:
     dsn = request.getfixturevalue(made)
     for mode in ("off", "observe", "correct", "enforce"):
         execute(dsn, f"update guard.rules set mode = '{mode}' where enforceable or '{mode}' <> 'enforce'")
-        assert run(dsn) == {"ok": True, "findings": [], "notes": NOTES}, mode
+        assert run(dsn) == SOUND, mode
 
 
 @pytest.mark.slow
@@ -152,6 +153,103 @@ def test_broken(changes: list[str], found: set[tuple[str, str]], adopted: str) -
     assert "\nkind " in printed.stdout
 
 
+#: What is done by hand to the tables that guard made, and what is found; guard apply takes it back.
+ON_TABLES = {
+    "constraint dropped": (
+        ["alter table calls drop constraint guard_missing_direction"],
+        ("missing", "constraint public.calls guard_missing_direction"),
+    ),
+    "constraint replaced": (
+        [
+            "alter table calls drop constraint guard_missing_direction",
+            "alter table calls add constraint guard_missing_direction check (true)",
+        ],
+        ("drifted", "constraint public.calls guard_missing_direction"),
+    ),
+    "unique index dropped": (
+        ["drop index guard_duplicate_booking"],
+        ("missing", "index public.guard_duplicate_booking"),
+    ),
+    "unique index replaced": (
+        [
+            "drop index guard_duplicate_booking",
+            "create index guard_duplicate_booking on appointments (calcom_v2_booking_id)",
+        ],
+        ("drifted", "index public.guard_duplicate_booking"),
+    ),
+    "exclude constraint dropped": (
+        ["alter table appointments drop constraint guard_overlapping_appointment"],
+        ("missing", "constraint public.appointments guard_overlapping_appointment"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "finding"), ON_TABLES.values(), ids=ON_TABLES.keys())
+def test_constraint_changed_by_hand(changes: list[str], finding: tuple[str, str], database: str) -> None:
+    before = catalog(database)
+    execute(database, *changes)
+    assert findings(database) == {finding}
+    assert {found["fix"] for found in run(database)["findings"]} == {"guard apply"}
+    rule = finding[1].rpartition("guard_")[2]
+    assert apply(database) == [f"put the constraint guard_{rule} in force"]
+    assert catalog(database) == before
+
+
+def test_constraint_that_rows_stand_in_the_way_of(database: str) -> None:
+    execute(
+        database,
+        "alter table calls drop constraint guard_missing_direction",
+        "insert into companies (id, name) values (1, 'One')",
+        "set session_replication_role = replica; insert into calls (id, company_id) values (1, 1)",
+    )
+    (found,) = run(database)["findings"]
+    assert found == {
+        "kind": "missing",
+        "object": "constraint public.calls guard_missing_direction",
+        "fix": "repair the 1 rows of guard.missing_direction that stand in its way, then guard apply",
+    }
+    left_out = "left out the constraint guard_missing_direction: 1 rows stand in the way, see guard.missing_direction"
+    assert apply(database) == [left_out]
+    execute(database, "update calls set direction = 'outbound'")
+    assert apply(database) == ["put the constraint guard_missing_direction in force"]
+    assert run(database)["ok"]
+
+
+def test_index_changed_by_hand(adopted: str) -> None:
+    before = catalog(adopted)
+    execute(adopted, "drop index guard_calls_created_at", "create index guard_calls_created_at on calls (id)")
+    (found,) = run(adopted)["findings"]
+    assert found == {
+        "kind": "drifted",
+        "object": "index public.guard_calls_created_at",
+        "fix": "drop index concurrently public.guard_calls_created_at, then guard apply",
+    }
+    execute(adopted, "drop index concurrently public.guard_calls_created_at")
+    apply(adopted)
+    assert catalog(adopted) == before
+    assert run(adopted)["ok"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_constraint_changed_on_a_table_that_was_found(replaced: bool, adopted: str, guard: RunGuard) -> None:
+    execute(adopted, "update calls set direction = 'inbound' where direction is null")
+    set_again = ("rules", "set", "missing_direction", "--mode", "correct")
+    assert guard(adopted, *set_again).returncode == 0
+    before = catalog(adopted)
+    execute(adopted, "alter table calls drop constraint guard_missing_direction")
+    if replaced:
+        execute(adopted, "alter table calls add constraint guard_missing_direction check (true)")
+    (found,) = run(adopted)["findings"]
+    assert found == {
+        "kind": "drifted" if replaced else "missing",
+        "object": "constraint public.calls guard_missing_direction",
+        "fix": "guard " + " ".join(set_again),
+    }
+    assert guard(adopted, *set_again).returncode == 0
+    assert catalog(adopted) == before
+    assert run(adopted)["ok"]
+
+
 def test_old_fault_is_forgotten(adopted: str) -> None:
     execute(
         adopted,
@@ -180,23 +278,37 @@ def test_triggers_that_do_not_fire(adopted: str) -> None:
 def test_read_only_session_is_not_probed(adopted: str, guard: RunGuard) -> None:
     result = run(make_conninfo(adopted, options="-c default_transaction_read_only=on"))
     assert result["ok"]
-    assert len(result["notes"]) == 11 + len(NOTES)
+    assert (len(result["unprobed"]), len(result["notes"])) == (11, 1 + len(NOTES))
     assert "read-only transaction" in result["notes"][0]
 
 
 def test_as_a_monitor(adopted: str, guard: RunGuard) -> None:
     """A login of the monitoring role sees what is wrong; it may not write, not even on trial."""
     monitor = make_conninfo(adopted, options="-c role=guard_monitor")
-    assert run(monitor) == {
-        "ok": True,
-        "findings": [],
-        "notes": [
-            "The probe was left out: guard_monitor may not write on trial; a member of guard_operator may.",
-            *NOTES,
-        ],
-    }
+    result = run(monitor)
+    assert (result["ok"], len(result["unprobed"])) == (True, 11)
+    assert result["notes"] == [
+        "The probe was left out: guard_monitor may not write on trial; a member of guard_operator may.",
+        *NOTES,
+    ]
+    assert "\nok: files, ledger and catalog agree. Rules not tried on a bad row: " in invoke(monitor, "verify").stdout
     execute(adopted, "drop trigger before_insert_call_set_direction on calls")
     assert findings(monitor) == {("missing", "trigger public.calls before_insert_call_set_direction")}
+
+
+def test_as_an_operator(adopted: str, guard: RunGuard) -> None:
+    """The probe needs rights on the application's tables as well, which guard does not give."""
+    execute(adopted, "create role op login", "grant guard_operator to op")
+    try:
+        operator = make_conninfo(adopted, user="op")
+        result = run(operator)
+        assert (result["findings"], len(result["unprobed"])) == ([], 11)
+        assert result["notes"][0].endswith("permission denied for table customers [42501]")
+        execute(adopted, "grant select, insert, update on all tables in schema public to op")
+        verified = guard(operator, "verify", "--json")
+        assert (verified.returncode, json.loads(verified.stdout)) == (0, SOUND)
+    finally:
+        execute(adopted, "drop owned by op", "drop role op")
 
 
 def test_rules_that_rest_on_one_that_was_lowered(database: str, guard: RunGuard) -> None:
@@ -215,14 +327,33 @@ def test_rules_that_rest_on_one_that_was_lowered(database: str, guard: RunGuard)
     assert "[ZG015]. First: select guard.set_rule('inconsistent_link_status', 'correct')" in refused.stderr
 
 
-def test_application_trigger_that_refuses_the_probe_is_noted(adopted: str) -> None:
+def test_columns_that_must_have_a_value(adopted: str) -> None:
+    """What the application's own tables demand is given to the rows of the probe."""
+    execute(
+        adopted,
+        "create table agents (id bigint primary key)",
+        "insert into agents values (5)",
+        "alter table calls add agent_id bigint not null default 5 references agents, add slug varchar(8) unique",
+        "alter table calls alter agent_id drop default",
+        "update calls set slug = id",
+        "alter table calls alter slug set not null",
+        "delete from appointments where starts_at is null",
+        "alter table appointments alter starts_at set not null, alter ends_at set not null",
+    )
+    assert run(adopted) == SOUND
+
+
+def test_what_keeps_the_probe_out_is_found(adopted: str) -> None:
     execute(adopted, "alter table calls add constraint positive check (id > 0)")
     result = run(adopted)
-    assert result["ok"]
-    assert result["notes"][0].startswith(
-        "appointment_made_mismatch was not probed: the probe rows could not be written"
+    assert (len(result["findings"]), len(result["unprobed"])) == (11, 11)
+    first = result["findings"][0]
+    assert (first["kind"], first["object"]) == (
+        "probe",
+        "rule appointment_made_mismatch at observe was not probed: the probe rows could not be written: "
+        'new row for relation "calls" violates check constraint "positive" [23514]',
     )
-    assert "note: appointment_made_mismatch was not probed" in invoke(adopted, "verify").stdout
+    assert invoke(adopted, "verify").exit_code == 2
 
 
 def test_own_table_is_probed_with_its_constraints(database: str) -> None:

@@ -11,7 +11,8 @@ from guard import audit as auditing
 from guard import database
 from guard import rules as registry
 from guard.cli.base import FOUND, State, json_option, pass_state
-from guard.cli.schema import own_rules_option
+from guard.cli.schema import described, own_rules_option
+from guard.plan import TableLock
 
 _COLOURS = {"critical": "red", "warning": "yellow", "info": "blue"}
 
@@ -40,9 +41,12 @@ def audit(state: State, own_rules: Path | None, app_timezone: str | None) -> Non
             ("rule", "severity", "#violations", "note"),
             [(c["rule"], _coloured(c["severity"]), c["violations"], c["note"]) for c in result["rules"]],
         )
+        rate = result["consistency_rate_pct"]
+        unasked = sum(c["violations"] is None for c in result["rules"])
         state.out.print(
             f"\n{result['total_calls']} calls, {result['total_appointments']} appointments, "
-            f"{result['consistency_rate_pct']:.2f} % of calls consistent"
+            + ("how many calls are consistent is not known" if rate is None else f"{rate:.2f} % of calls consistent")
+            + (f"; {unasked} of {len(result['rules'])} rules could not be asked" if unasked else "")
         )
     if auditing.violations(result):
         click.get_current_context().exit(FOUND)
@@ -113,20 +117,33 @@ def show_rule(state: State, rule: str) -> None:
     show_default=True,
     help="Percent of calls, by hash of the id; the others get the rung below.",
 )
+@click.option(
+    "--build-exclude",
+    is_flag=True,
+    help="Build the rule's EXCLUDE constraint although guard did not make the table: nobody reads it meanwhile.",
+)
 @json_option
 @pass_state
-def set_rule(state: State, rule: str, mode: str, rollout: int) -> None:
+def set_rule(state: State, rule: str, mode: str, rollout: int, build_exclude: bool) -> None:
     """Move RULE to a mode; it takes effect with the next statement, without DDL, and is audited.
 
     At enforce, and at correct with 100 %, the rule's table constraint is installed and validated too, if no row stands
-    in the way. Exit status 2 if rows do.
+    in the way. Exit status 2 if rows do. Writers go on meanwhile, but for an EXCLUDE constraint, which locks out
+    readers too while it is built: on tables that guard found, overlapping_appointment does without, until you ask.
 
     \b
     Examples:
       guard rules set missing_direction --mode correct --rollout 10
       guard rules set missing_direction --mode enforce
+      guard rules set overlapping_appointment --mode enforce --build-exclude
     """
-    result = registry.move(database.resolve_dsn(state.dsn), rule, mode, rollout)
+
+    def announce(lock: TableLock) -> None:
+        state.err.print(Text.assemble("Building the EXCLUDE constraint takes ", *described(lock)))
+
+    result = registry.move(
+        database.resolve_dsn(state.dsn), rule, mode, rollout, build_exclude=build_exclude, announce=announce
+    )
     if state.as_json:
         state.print_json(result)
     else:

@@ -150,8 +150,7 @@ def plan(state: State, own_rules: Path | None) -> None:
             line = planning.on_one_line(step["statement"])
             state.out.print("  " + (_shorten(line, state.out.width - 2) if state.out.is_terminal else line))
             for lock in step["locks"]:
-                size = f"about {lock['rows']} rows, {_size(lock['bytes'])}"
-                state.out.print(Text.assemble("    ", (lock["lock"], "yellow"), f" on {lock['table']}: {size}"))
+                state.out.print(Text.assemble("    ", *described(lock)))
         locked = sorted({(lock["table"], lock["lock"]) for step in steps for lock in step["locks"]})
         state.out.print(f"\n{len(steps)} statements.", "They lock:" if locked else "They lock no existing table.")
         if locked:
@@ -162,12 +161,9 @@ def _shorten(statement: str, width: int) -> str:
     return statement if len(statement) <= width else statement[: width - 1] + "…"
 
 
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TB"
+def described(lock: planning.TableLock) -> tuple[tuple[str, str], str]:
+    """A lock, for Text.assemble: ACCESS EXCLUSIVE on public.calls: about 1000 rows, 416 kB."""
+    return (lock["lock"], "yellow"), f" on {lock['table']}: {planning.size(lock)}"
 
 
 @click.command(short_help="Check that the database is as guard left it.")
@@ -193,7 +189,10 @@ def verify(state: State, own_rules: Path | None) -> None:
         for note in result["notes"]:
             state.out.print(f"note: {note}")
         if result["ok"]:
-            agreed = "files, ledger and catalog agree, and every rule does what its mode says."
+            if unprobed := result["unprobed"]:
+                agreed = f"files, ledger and catalog agree. Rules not tried on a bad row: {', '.join(unprobed)}."
+            else:
+                agreed = "files, ledger and catalog agree, and every rule does what its mode says."
             state.out.print(Text.assemble(("ok", "green"), f": {agreed}"))
         else:
             state.print_table(

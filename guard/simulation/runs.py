@@ -283,6 +283,7 @@ def _measure(run: _Run, throughput: Throughput | None) -> Result:
     ).fetchone()
     assert detection is not None  # noqa: S101  # an aggregate
     found, mean, p95 = detection
+    assert standing["consistency_rate_pct"] is not None  # noqa: S101  # guard made the tables
     return {
         "guard": run.mode,
         "appointments": standing["total_appointments"],

@@ -35,6 +35,9 @@ select guard.register_rule(
     p_repairable => false,
     p_constraint_kind => 'unique',
     p_constraint_definition => '(calcom_v2_booking_id) where calcom_v2_booking_id is not null',
-    p_probe => $$insert into public.appointments (id, company_id, calcom_v2_booking_id)
-    values ($2 - 1, $3, 'guard-probe'), ($2, $3, 'guard-probe')$$
+    p_probe => $$select guard.probe_insert('appointments', jsonb_agg(jsonb_build_object(
+        'id', $2 - i, 'company_id', $3, 'call_id', $1, 'calcom_v2_booking_id', 'guard-probe',
+        'starts_at', make_timestamp(2000, 1, 1, 9 - i, 0, 0), 'ends_at', make_timestamp(2000, 1, 1, 9 - i, 30, 0)
+    )))
+    from generate_series(0, 1) as i$$
 );

@@ -55,6 +55,8 @@ select guard.register_rule(
         or call_id is not null
         or (guard_corrections @> '[{"rule": "orphaned_appointment"}]') is true
     )$$,
-    p_probe => $$insert into public.appointments (id, company_id, source, calcom_v2_booking_id)
-    values ($2, $3, 'retell_webhook', 'guard-probe')$$
+    p_probe => $$select guard.probe_insert('appointments', jsonb_build_array(jsonb_build_object(
+        'id', $2, 'company_id', $3, 'call_id', null, 'source', 'retell_webhook', 'calcom_v2_booking_id', 'guard-probe',
+        'starts_at', '2000-01-01 09:00', 'ends_at', '2000-01-01 09:30'
+    )))$$
 );

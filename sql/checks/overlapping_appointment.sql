@@ -45,7 +45,9 @@ select guard.register_rule(
     p_constraint_definition =>
     $$exclude using gist (staff_id with =, guard.period(starts_at, ends_at) with &&)
     where (status::text <> all('{cancelled,rejected,rescheduled,no_show}'))$$,
-    p_probe => $$insert into public.appointments (id, company_id, staff_id, starts_at, ends_at)
-    select i.id, $3, $6, timestamp '2000-01-01 09:00', timestamp '2000-01-01 09:30'
-    from (values ($2 - 1), ($2)) as i (id)$$
+    p_probe => $$select guard.probe_insert('appointments', jsonb_agg(jsonb_build_object(
+        'id', $2 - i, 'company_id', $3, 'call_id', $1, 'staff_id', $6,
+        'calcom_v2_booking_id', 'guard-probe-' || i, 'starts_at', '2000-01-01 09:00', 'ends_at', '2000-01-01 09:30'
+    )))
+    from generate_series(0, 1) as i$$
 );

@@ -30,5 +30,8 @@ select guard.register_rule(
     p_repair => 'none: a person decides which company is right',
     p_runbook => 'Write an appointment only with the company of its call.',
     p_repairable => false,
-    p_probe => 'insert into public.appointments (id, company_id, call_id) values ($2, $5, $1)'
+    p_probe => $$select guard.probe_insert('appointments', jsonb_build_array(jsonb_build_object(
+        'id', $2, 'company_id', $5, 'call_id', $1, 'calcom_v2_booking_id', 'guard-probe',
+        'starts_at', '2000-01-01 09:00', 'ends_at', '2000-01-01 09:30'
+    )))$$
 );

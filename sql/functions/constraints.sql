@@ -1,5 +1,8 @@
 -- provides: function guard.constraint_state(text)
+-- provides: function guard.constraint_yields(text)
+-- provides: function guard.constraint_wanted(text)
 -- provides: function guard.constraint_statements(text, boolean)
+-- provides: function guard.record_constraint(text, text)
 -- provides: function guard.index_in_force(text)
 -- provides: function guard.is_enforced(text)
 -- provides: function guard.take_turns(text, bigint[])
@@ -49,6 +52,54 @@ comment on function guard.constraint_state(text) is
 
 grant execute on function guard.constraint_state(text) to guard_operator, guard_monitor;
 
+-- A CHECK that accepts marked rows, on a table with a trigger that marks them: it lets through what the mode lets through.
+create or replace function guard.constraint_yields(p_rule text)
+returns boolean
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(r.constraint_kind = 'check' and strpos(r.constraint_definition, 'guard_corrections') > 0, false)
+        and exists (
+            select from pg_catalog.pg_trigger as t
+            inner join pg_catalog.pg_proc as p on t.tgfoid = p.oid
+            where
+                t.tgrelid = to_regclass('public.' || r.entity_type || 's')
+                and strpos(p.prosrc, quote_literal(r.rule)) > 0
+        )
+    from guard.rules as r
+    where r.rule = p_rule
+$$;
+
+comment on function guard.constraint_yields(text) is
+'Whether the table constraint of a rule lets through what its mode lets through, and so may stand in every mode.';
+
+grant execute on function guard.constraint_yields(text) to guard_operator, guard_monitor;
+
+-- At enforce and at correct for all; a CHECK that does not yield would refuse what no trigger has repaired: at enforce
+-- for all. A row that breaks a unique index or an EXCLUDE constraint cannot be repaired anyhow.
+create or replace function guard.constraint_wanted(p_rule text)
+returns boolean
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select r.constraint_kind is not null
+        and case
+            when r.constraint_kind <> 'check' or guard.constraint_yields(r.rule)
+                then r.mode = 'enforce' or (r.mode = 'correct' and r.rollout_pct = 100)
+            else r.mode = 'enforce' and r.rollout_pct = 100
+        end
+    from guard.rules as r
+    where r.rule = p_rule
+$$;
+
+comment on function guard.constraint_wanted(text) is 'Whether the mode of a rule wants its table constraint in force.';
+
+grant execute on function guard.constraint_wanted(text) to guard_operator, guard_monitor;
+
 -- The statements that are still to be run, in order, to bring the constraint in force or to remove it.
 create or replace function guard.constraint_statements(p_rule text, p_wanted boolean)
 returns table (step integer, statement text)
@@ -95,6 +146,45 @@ comment on function guard.constraint_statements(text, boolean) is
 
 grant execute on function guard.constraint_statements(text, boolean) to guard_operator;
 
+-- Whoever owns the table installs and removes constraints; the ledger is guard's. p_fingerprint: what the catalog holds
+-- now, as the ledger digests it; null when the constraint is gone. Locks: ROW EXCLUSIVE on guard.objects.
+create or replace function guard.record_constraint(p_rule text, p_fingerprint text)
+returns void
+language plpgsql
+volatile
+security definer -- nobody else may write the ledger
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_fingerprint is null then
+        delete from guard.objects as o
+        where o.kind in ('index', 'constraint') and o.identity ~ ('[. ]guard_' || p_rule || '$');
+    else
+        insert into guard.objects (kind, identity, path, checksum, fingerprint)
+        select
+            case r.constraint_kind when 'unique' then 'index' else 'constraint' end,
+            case r.constraint_kind
+                when 'unique' then 'public.guard_' || r.rule
+                else 'public.' || r.entity_type || 's guard_' || r.rule
+            end,
+            o.path, md5(r.constraint_definition), p_fingerprint
+        from guard.rules as r
+        inner join guard.objects as o on o.kind = 'rule' and o.identity = r.rule
+        where r.rule = p_rule and r.constraint_kind is not null
+        on conflict (kind, identity) do update set
+            path = excluded.path,
+            checksum = excluded.checksum,
+            fingerprint = excluded.fingerprint,
+            applied_at = clock_timestamp();
+    end if;
+end
+$$;
+
+comment on function guard.record_constraint(text, text) is
+'Note in the ledger that the table constraint of a rule was installed, with its fingerprint, or removed.';
+
+grant execute on function guard.record_constraint(text, text) to guard_operator;
+
 -- A unique index or exclusion constraint in force: the trigger need not look for what cannot be. In PL/pgSQL, which
 -- keeps the plan for the session: a function in SQL would be planned for every statement that writes.
 create or replace function guard.index_in_force(p_rule text)
@@ -113,6 +203,8 @@ end
 $$;
 
 comment on function guard.index_in_force(text) is 'Whether a valid index makes violations of the rule impossible.';
+
+grant execute on function guard.index_in_force(text) to guard_operator;
 
 -- Where the registry cannot be read a rule is not enforced; the fault is counted.
 create or replace function guard.is_enforced(p_rule text)

@@ -20,6 +20,8 @@ $$;
 comment on function guard.in_rollout(bigint, integer) is
 'Whether a call is among the first p_pct percent, by a hash of its id that never changes.';
 
+grant execute on function guard.in_rollout(bigint, integer) to guard_operator; -- for guard.probe_rule, as below
+
 create or replace function guard.mode_for(p_rule text, p_key bigint)
 returns text
 language sql
@@ -40,6 +42,8 @@ $$;
 
 comment on function guard.mode_for(text, bigint) is
 'The mode of a rule for one call: the rule''s own inside the rollout, the rung below outside it.';
+
+grant execute on function guard.mode_for(text, bigint) to guard_operator;
 
 -- What a BEFORE ROW trigger does about a row that breaks a rule: enforce, correct, observe, or pass (let through and
 -- not record). A row that was wrong before the write is not refused for it, and not recorded again on every update.

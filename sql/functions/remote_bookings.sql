@@ -107,6 +107,7 @@ $$;
 
 comment on function guard.current_booking(text[]) is 'The booking that stands at the end of a chain.';
 
+-- Materialized: a plan that was made while calls was empty must not ask all this again for each call.
 create or replace function guard.booking_for(p_chain text[])
 returns bigint
 language plpgsql
@@ -116,8 +117,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select c.id
-        from (
+        with heard as materialized (
+            select r.call_id, r.retell_call_id from guard.remote_bookings as r where r.booking_id = any(p_chain)
+        ),
+        known as materialized (
             select 1 as rank, a.call_id
             from public.appointments as a
             where a.calcom_v2_booking_id = any(p_chain)
@@ -126,15 +129,15 @@ begin
             union all
             select 3, min(k.id) from public.calls as k where k.booking_id = any(p_chain) having count(*) = 1
             union all
-            select 4, r.call_id from guard.remote_bookings as r where r.booking_id = any(p_chain)
+            select 4, h.call_id from heard as h
             union all
-            select 5, k.id
-            from guard.remote_bookings as r
-            inner join public.calls as k on r.retell_call_id = k.retell_call_id
-            where r.booking_id = any(p_chain)
-        ) as known
-        inner join public.calls as c on known.call_id = c.id
-        order by known.rank, c.id
+            select 5, k.id from heard as h inner join public.calls as k on h.retell_call_id = k.retell_call_id
+        )
+
+        select c.id
+        from known as k
+        inner join public.calls as c on k.call_id = c.id
+        order by k.rank, c.id
         limit 1
     );
 end

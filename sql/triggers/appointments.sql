@@ -167,7 +167,9 @@ begin
     select
         array_agg(n.id) filter (
             where n.call_id is not null
-            and n.company_id is distinct from (select c.company_id from public.calls as c where c.id = n.call_id)
+            and (
+                select c.company_id is not distinct from n.company_id from public.calls as c where c.id = n.call_id
+            ) is not true
         ),
         array_agg(n.id) filter (where n.guard_corrections is not null),
         array_agg(n.id) filter (
@@ -240,7 +242,9 @@ begin
         array_agg(n.id) filter (
             where n.call_id is not null
             and (n.call_id, n.company_id, n.source) is distinct from (o.call_id, o.company_id, o.source)
-            and n.company_id is distinct from (select c.company_id from public.calls as c where c.id = n.call_id)
+            and (
+                select c.company_id is not distinct from n.company_id from public.calls as c where c.id = n.call_id
+            ) is not true
         ),
         array_agg(n.id) filter (where n.guard_corrections is not null),
         array_agg(n.id) filter (

@@ -37,6 +37,8 @@
 -- the one before it changed. They write to no table: what they did is marked in guard_corrections.
 -- AFTER STATEMENT: turns marks into alerts, and calls that claim a booking into pending checks, one INSERT each.
 -- At COMMIT: a claim that has no appointment is refused if missing_appointment is enforced.
+-- A claim is judged where the row does not say linked, and where it says so although BEFORE found no appointment: it
+-- then carries a mark of inconsistent_link_status that repaired nothing.
 --
 -- A BEFORE UPDATE trigger holds the row's lock when it looks for an appointment, and a volatile function takes a new
 -- snapshot for it: what another session committed while this one waited is seen.
@@ -175,7 +177,7 @@ begin
         else guard.write_mode(
             c_rule, new.id,
             tg_op = 'UPDATE' and old.appointment_link_status is not distinct from new.appointment_link_status
-            and old.appointment_made is not distinct from new.appointment_made
+            and (old.appointment_made is not distinct from new.appointment_made or not v_booked)
         )
     end;
     if v_mode = 'enforce' then
@@ -373,7 +375,12 @@ begin
 
     perform guard.note_claims(array(
         select n.id from new_rows as n
-        where n.appointment_made and n.appointment_link_status is distinct from 'linked'
+        where
+            n.appointment_made
+            and (
+                n.appointment_link_status is distinct from 'linked'
+                or n.guard_corrections @? '$[*] ? (@.rule == "inconsistent_link_status" && !exists(@.column))'
+            )
     ));
     return null;
 end
@@ -433,7 +440,10 @@ deferrable initially deferred
 for each row
 when (
     new.appointment_made
-    and new.appointment_link_status is distinct from 'linked'
+    and (
+        new.appointment_link_status is distinct from 'linked'
+        or new.guard_corrections @? '$[*] ? (@.rule == "inconsistent_link_status" && !exists(@.column))'
+    )
 )
 execute function guard.call_require_appointment();
 
@@ -444,7 +454,10 @@ deferrable initially deferred
 for each row
 when (
     new.appointment_made
-    and new.appointment_link_status is distinct from 'linked'
+    and (
+        new.appointment_link_status is distinct from 'linked'
+        or new.guard_corrections @? '$[*] ? (@.rule == "inconsistent_link_status" && !exists(@.column))'
+    )
     and (old.appointment_made is not true or old.appointment_link_status = 'linked')
 )
 execute function guard.call_require_appointment();
@@ -557,7 +570,7 @@ for each row
 when (
     (
         new.appointment_link_status is distinct from old.appointment_link_status
-        or (new.appointment_link_status = 'linked' and new.appointment_made is not true)
+        or (new.appointment_link_status = 'linked' and (old.appointment_made and new.appointment_made) is not true)
     )
     and current_setting('guard.writer', true) is distinct from pg_trigger_depth()::text
 )
