@@ -92,8 +92,9 @@ def apply(
     Raises UnsuitableDatabaseError before the first change, LockTimeoutError where a lock was not to be had.
     """
     files = ledger.read_files(own_rules)
-    adoption.check(session.worker, app_timezone)
-    session.worker.execute("create schema if not exists guard")
+    adoption.check(session.worker, files, app_timezone)
+    if not migrations.is_installed(session.worker):
+        session.worker.execute(migrations.CREATE_SCHEMA.encode())
     done: list[str] = []
     yoyo = migrations.Migrations(session.dsn, session.observer)
     try:
@@ -217,7 +218,7 @@ def rollback(
     Raises GuardError for an unknown migration and where there is nothing to undo.
     """
     worker = session.worker
-    if worker.execute("select to_regnamespace('guard')").fetchone() == (None,):
+    if not migrations.is_installed(worker):
         raise GuardError("Guard is not installed in this database.", fix="There is nothing to roll back.")
     done: list[str] = []
     yoyo = migrations.Migrations(session.dsn, session.observer)
@@ -243,7 +244,7 @@ def rollback(
         yoyo.close()
     done += cron.sync(worker)
     if everything:
-        session.step("schema guard", lambda: _execute(worker, "drop schema guard cascade"))
+        session.step("schema guard", lambda: migrations.drop_schema(worker))
         done.append("dropped schema guard")
     elif worker.execute("select to_regclass('guard.apply_runs')").fetchone() != (None,):
         worker.execute(
@@ -251,10 +252,6 @@ def rollback(
             (target_run or 0,),
         )
     return done
-
-
-def _execute(connection: Connection, statement: str) -> None:
-    connection.execute(statement.encode())
 
 
 def _target(connection: Connection, to: str | None) -> tuple[int | None, str | None]:
