@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from psycopg import sql
 
-from guard import adoption, constraints, cron, database, ledger, migrations
+from guard import adoption, constraints, cron, database, dependents, ledger, locks, migrations
 from guard.database import Connection
 from guard.errors import BusyError, GuardError, named
 from guard.locks import retry_on_lock_timeout
@@ -189,18 +190,29 @@ def _prune(session: Session, orphaned: list[ledger.SqlObject], run: _Run) -> lis
     return _drop(session, orphaned)
 
 
-def _drop(session: Session, objects: list[ledger.SqlObject]) -> list[str]:
-    """Drop objects in as few steps as their locks allow. Returns what was done, a line each."""
+def _drop(session: Session, objects: list[ledger.SqlObject], save: Callable[[], None] = lambda: None) -> list[str]:
+    """Drop objects in as few steps as their locks allow. Returns what was done, a line each.
+
+    `save` is called when nothing of what is dropped writes any more, and before rows go.
+    """
     triggers = [obj for obj in objects if obj.kind == "trigger"]
-    others = [obj for obj in objects if obj.kind != "trigger"]
-    for rule in (obj.identity for obj in others if obj.kind == "rule"):
-        constraints.remove(session.worker, session.observer, rule)
+    rows = [obj for obj in objects if obj.kind in ("rule", "job")]
+    code = [obj for obj in objects if obj not in triggers and obj not in rows]
+    # where the function is gone, somebody was here already
+    if session.worker.execute("select to_regprocedure('guard.constraint_statements(text, boolean)')").fetchone() != (
+        None,
+    ):
+        for rule in (obj.identity for obj in rows if obj.kind == "rule"):
+            constraints.remove(session.worker, session.observer, rule)
     for table in sorted({obj.identity.split(" ")[0] for obj in triggers}):
         of_table = [obj for obj in triggers if obj.identity.startswith(f"{table} ")]
         session.step(f"triggers of {table}", lambda of=of_table: ledger.drop(session.worker, of))  # type: ignore[misc]
-    if others:
-        session.step("functions, views and rules", lambda: ledger.drop(session.worker, others))
-    return [f"dropped {obj}" for obj in [*triggers, *others]]
+    if code:
+        session.step("functions and views", lambda: ledger.drop(session.worker, code))
+    save()
+    if rows:
+        session.step("rules and jobs", lambda: ledger.drop(session.worker, rows))
+    return [f"dropped {obj}" for obj in [*triggers, *code, *rows]]
 
 
 def rollback(
@@ -214,8 +226,9 @@ def rollback(
     """Undo the last apply, or all applies down to migration `to`, or everything. Returns what was done, a line each.
 
     With `everything` the schema is as it was before guard: only what guard added is removed, and corrections stay.
-    `save` is called before anything is undone with which rows of guard's own may go.
-    Raises GuardError for an unknown migration and where there is nothing to undo.
+    `save` is called before rows of guard's own go, and when what is undone writes no more: then no value is lost that
+    was corrected meanwhile. Raises GuardError before the first change for an unknown migration, where there is nothing
+    to undo, and where objects of others depend on what would go.
     """
     worker = session.worker
     if not migrations.is_installed(worker):
@@ -229,10 +242,18 @@ def rollback(
             raise GuardError(f"Migration {to} is not applied here.", fix=f"Applied are: {', '.join(reversed(ids))}.")
         target_run, target_migration = (None, None) if everything else _target(worker, to)
         undone = [m for m in applied if target_migration is None or m.id > target_migration]
-        if undone:
-            save()
-        if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
-            done += _restore_objects(session, progress, target_run)
+        wanted = [] if target_run is None else ledger.texts_as_of(worker, target_run)
+        kept = {obj for file in wanted for obj in file.provides}
+        dropped = [obj for obj in ledger.entries(worker) if obj not in kept]
+        dependents.check(worker, dropped, kept, undone, everything=everything)
+        done += _restore(session, progress, wanted)
+
+        def save_what_goes() -> None:
+            if undone:
+                locks.wait_for_writers(session.observer, "rollback")
+                save()
+
+        done += _drop(session, dropped, save_what_goes)
         for position, migration in enumerate(undone):
             progress(f"migration {migration.id}", position, len(undone))
             yoyo.rollback(migration)
@@ -273,26 +294,27 @@ def _target(connection: Connection, to: str | None) -> tuple[int | None, str | N
     return runs[1][0], runs[1][1]
 
 
-def _restore_objects(session: Session, progress: Progress, run_id: int | None) -> list[str]:
-    """Bring every file's objects to the text that they had after a run; drop those that did not exist then."""
-    worker = session.worker
-    wanted = [] if run_id is None else ledger.texts_as_of(worker, run_id)
-    now = ledger.entries(worker)
+def _restore(session: Session, progress: Progress, wanted: list[ledger.SqlFile]) -> list[str]:
+    """Bring the objects of these files to their texts. Returns what was done, a line each."""
+    now = ledger.entries(session.worker)
     restored = [f for f in wanted if any(o not in now or now[o].checksum != f.checksum for o in f.provides)]
     for position, file in enumerate(restored):
         progress(file.path, position, len(restored))
-        session.step(file.path, lambda file=file: ledger.restore_file(worker, file))  # type: ignore[misc]
-    kept = {o for file in wanted for o in file.provides}
-    return [
-        *(f"restored {file.path}" for file in restored),
-        *_drop(session, [o for o in ledger.entries(worker) if o not in kept]),
-    ]
+        session.step(file.path, lambda file=file: ledger.restore_file(session.worker, file))  # type: ignore[misc]
+    return [f"restored {file.path}" for file in restored]
 
 
-def export(connection: Connection, folder: Path) -> Path | None:
+class Export(NamedTuple):
+    """A file of guard's rows, and whether the values before corrections were still there to be saved."""
+
+    path: Path
+    has_alerts: bool
+
+
+def export(connection: Connection, folder: Path) -> Export:
     """Write every row of guard's own tables to a new file of JSON lines, readable by its owner alone.
 
-    Each line is {"table": name, "row": {...}}. Returns the file, or None if guard has no table here.
+    Each line is {"table": name, "row": {...}}.
     """
     tables = connection.execute(
         """
@@ -303,8 +325,6 @@ def export(connection: Connection, folder: Path) -> Path | None:
         order by c.relname
         """
     ).fetchall()
-    if not tables:
-        return None
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     path = folder / f"guard-export-{re.sub('[^0-9A-Za-z_-]', '_', connection.info.dbname)}-{moment}.jsonl"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -319,4 +339,4 @@ def export(connection: Connection, folder: Path) -> Path | None:
                 file.write(json.dumps({"table": table, "row": row}) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    return path
+    return Export(path, ("data_consistency_alerts",) in tables)

@@ -55,6 +55,10 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo is publis
         return [row[0] for row in rows]
 
 
+#: The tables that no migration makes and drops.
+LAST_TABLES = (Backend.log_table, Backend.lock_table, Backend.version_table, _MIGRATION_TABLE, "provenance")
+
+
 class Migrations:
     """The migrations that ship with guard, against one database.
 
@@ -155,8 +159,7 @@ def is_installed(connection: Connection) -> bool:
 
 def drop_schema(connection: Connection) -> None:
     """Drop what the rollback of the first migration leaves: yoyo's tables, the record, and the schema itself."""
-    tables = (Backend.log_table, Backend.lock_table, Backend.version_table, _MIGRATION_TABLE, "provenance")
-    connection.execute(f"drop table {', '.join(f'guard.{table}' for table in tables)}".encode())
+    connection.execute(f"drop table {', '.join(f'guard.{table}' for table in LAST_TABLES)}".encode())
     connection.execute("drop schema guard")
 
 
@@ -183,6 +186,11 @@ def statements(migration: Migration) -> list[str]:
     """The statements of a migration, in order."""
     parsed: tuple[Any, Any, list[str]] = read_sql_migration(migration.path)
     return parsed[2]
+
+
+def rollback_text(migration: Migration) -> str:
+    """The file that undoes a migration."""
+    return Path(migration.path).with_suffix(".rollback.sql").read_text(encoding="utf-8")
 
 
 def checksum(migration: Migration) -> str:

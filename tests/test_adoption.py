@@ -261,7 +261,7 @@ def test_name_of_a_rule_of_ones_own_that_is_taken(adopted: str, tmp_path: Path) 
     text = (PROJECT / "sql" / "checks" / "missing_direction.sql").read_text()
     (tmp_path / "missing_way.sql").write_text(text.replace("missing_direction", "missing_way"))
     execute(adopted, "alter table calls add constraint guard_missing_way check (direction <> 'sideways')")
-    with pytest.raises(UnsuitableDatabaseError, match="constraint guard_missing_way on public.calls"):
+    with pytest.raises(UnsuitableDatabaseError, match=r"constraint guard_missing_way on public\.calls"):
         apply(adopted, own_rules=tmp_path)
     execute(adopted, "alter table calls drop constraint guard_missing_way")
     assert apply(adopted, own_rules=tmp_path) == ["applied rules/missing_way.sql"]
