@@ -241,7 +241,7 @@ def rollback(
         if to is not None and to not in ids:
             raise GuardError(f"Migration {to} is not applied here.", fix=f"Applied are: {', '.join(reversed(ids))}.")
         target_run, target_migration = (None, None) if everything else _target(worker, to)
-        undone = [m for m in applied if target_migration is None or m.id > target_migration]
+        undone = [m for m in [*yoyo.cut_short(), *applied] if target_migration is None or m.id > target_migration]
         wanted = [] if target_run is None else ledger.texts_as_of(worker, target_run)
         kept = {obj for file in wanted for obj in file.provides}
         dropped = [obj for obj in ledger.entries(worker) if obj not in kept]

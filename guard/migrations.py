@@ -92,6 +92,12 @@ class Migrations:
         """Newest first, as they are rolled back."""
         return list(self._backend.to_rollback(self._all))
 
+    def cut_short(self) -> list[Migration]:
+        """Migrations, newest first, that are not applied and may have left an index that is half built."""
+        rows = self._worker.execute("select relation from guard.provenance where kind = 'index'").fetchall()
+        begun = {relation for (relation,) in rows}
+        return [m for m in reversed(self.pending()) if begun.intersection(f"public.{name}" for name in index_names(m))]
+
     def apply(self, migration: Migration) -> None:
         self._run(migration, "apply")
 

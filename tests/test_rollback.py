@@ -381,6 +381,19 @@ def test_writers_while_it_is_rolled_back(mode: str, adopted: str, legacy: str) -
     assert schema(adopted) == schema(legacy)
 
 
+def test_index_whose_build_was_cut_short_goes_too(adopted: str, legacy: str) -> None:
+    rollback(adopted, to="0007.rules-and-alerts")
+    with transaction(adopted, "insert into appointments (company_id) values (1)"):
+        process = start(adopted, "apply")
+        wait_until(adopted, WAITING, process)
+        process.kill()
+        process.wait()
+    wait_until(adopted, f"select not ({WAITING})")
+    assert query(adopted, "select indisvalid from pg_index where indexrelid = 'guard_appointments_call_id'::regclass")
+    rollback(adopted, everything=True)
+    assert schema(adopted) == schema(legacy)
+
+
 def test_to_a_migration(adopted: str) -> None:
     before = catalog(adopted)
     done = rollback(adopted, to="0007.rules-and-alerts")
