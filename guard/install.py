@@ -190,29 +190,34 @@ def _prune(session: Session, orphaned: list[ledger.SqlObject], run: _Run) -> lis
     return _drop(session, orphaned)
 
 
-def _drop(session: Session, objects: list[ledger.SqlObject], save: Callable[[], None] = lambda: None) -> list[str]:
+def _drop(session: Session, objects: list[ledger.SqlObject], save: Callable[[], None] | None = None) -> list[str]:
     """Drop objects in as few steps as their locks allow. Returns what was done, a line each.
 
-    `save` is called when nothing of what is dropped writes any more, and before rows go.
+    `save` is called when nobody new gets into what is dropped, and before rows of guard's go.
     """
     triggers = [obj for obj in objects if obj.kind == "trigger"]
     rows = [obj for obj in objects if obj.kind in ("rule", "job")]
     code = [obj for obj in objects if obj not in triggers and obj not in rows]
-    # where the function is gone, somebody was here already
-    if session.worker.execute("select to_regprocedure('guard.constraint_statements(text, boolean)')").fetchone() != (
-        None,
-    ):
+    # where the function is gone, an earlier attempt got beyond this
+    if _exists(session.worker, "to_regprocedure('guard.constraint_statements(text, boolean)')"):
         for rule in (obj.identity for obj in rows if obj.kind == "rule"):
             constraints.remove(session.worker, session.observer, rule)
     for table in sorted({obj.identity.split(" ")[0] for obj in triggers}):
         of_table = [obj for obj in triggers if obj.identity.startswith(f"{table} ")]
         session.step(f"triggers of {table}", lambda of=of_table: ledger.drop(session.worker, of))  # type: ignore[misc]
-    if code:
-        session.step("functions and views", lambda: ledger.drop(session.worker, code))
-    save()
-    if rows:
-        session.step("rules and jobs", lambda: ledger.drop(session.worker, rows))
+    if save is not None:
+        if code:
+            session.step("functions and views", lambda: ledger.drop(session.worker, code))
+        locks.wait_for_writers(session.observer, "rollback")
+        save()
+    left = [*code, *rows] if save is None else rows
+    if left:
+        session.step("functions, views and rules", lambda: ledger.drop(session.worker, left))
     return [f"dropped {obj}" for obj in [*triggers, *code, *rows]]
+
+
+def _exists(connection: Connection, expression: str) -> bool:
+    return connection.execute(f"select {expression}".encode()).fetchone() != (None,)
 
 
 def rollback(
@@ -247,19 +252,13 @@ def rollback(
         dropped = [obj for obj in ledger.entries(worker) if obj not in kept]
         dependents.check(worker, dropped, kept, undone, everything=everything)
         done += _restore(session, progress, wanted)
-
-        def save_what_goes() -> None:
-            if undone:
-                locks.wait_for_writers(session.observer, "rollback")
-                save()
-
-        done += _drop(session, dropped, save_what_goes)
+        done += _drop(session, dropped, save if undone else None)
         for position, migration in enumerate(undone):
             progress(f"migration {migration.id}", position, len(undone))
             yoyo.rollback(migration)
             done += [f"rolled back migration {migration.id}", *yoyo.warnings]
             yoyo.warnings.clear()
-            if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
+            if _exists(worker, "to_regclass('guard.objects')"):
                 worker.execute("delete from guard.objects where kind = 'migration' and identity = %s", (migration.id,))
     finally:
         yoyo.close()
@@ -267,7 +266,7 @@ def rollback(
     if everything:
         session.step("schema guard", lambda: migrations.drop_schema(worker))
         done.append("dropped schema guard")
-    elif worker.execute("select to_regclass('guard.apply_runs')").fetchone() != (None,):
+    elif _exists(worker, "to_regclass('guard.apply_runs')"):
         worker.execute(
             "update guard.apply_runs set undone_at = clock_timestamp() where undone_at is null and id > %s",
             (target_run or 0,),
@@ -277,7 +276,7 @@ def rollback(
 
 def _target(connection: Connection, to: str | None) -> tuple[int | None, str | None]:
     """The run whose objects are wanted (None: no objects), and the last migration to keep (None: none)."""
-    if connection.execute("select to_regclass('guard.apply_runs')").fetchone() == (None,):
+    if not _exists(connection, "to_regclass('guard.apply_runs')"):
         return None, to
     runs = connection.execute(
         "select id, last_migration from guard.apply_runs where undone_at is null order by id desc"
