@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
+from guard import ledger, migrations
 from guard.database import Connection
 from guard.errors import UnsuitableDatabaseError
 
@@ -68,7 +69,7 @@ GUARDED = ("calls", "appointments")
 REQUIRED = ("id", "company_id")
 
 
-def check(connection: Connection, app_timezone: str | None = None) -> None:
+def check(connection: Connection, files: list[ledger.SqlFile], app_timezone: str | None = None) -> None:
     """Raise UnsuitableDatabaseError, with all that stands in the way, if guard cannot be installed as this role."""
     tables = _tables(connection)
     obstacles = [
@@ -76,6 +77,7 @@ def check(connection: Connection, app_timezone: str | None = None) -> None:
         *zone_obstacles(connection, app_timezone),
         *_rights(connection, tables),
         *_columns(connection, tables),
+        *_names(connection, files),
     ]
     if not obstacles:
         obstacles = _words(connection)
@@ -182,6 +184,61 @@ def _columns(connection: Connection, tables: list[str]) -> list[str]:
         if len({found[name] for name in ("starts_at", "ends_at") if name in found}) > 1:
             obstacles.append(f"public.{table}.starts_at and ends_at are of different types")
     return obstacles
+
+
+def _names(connection: Connection, files: list[ledger.SqlFile]) -> list[str]:
+    """That something which guard did not make has a name that guard is about to give, if so.
+
+    CREATE OR REPLACE and IF NOT EXISTS would take it for guard's own, and a rollback would drop it.
+    """
+    installed = migrations.is_installed(connection)
+    known = ledger.entries(connection) if installed else {}
+    new = [(file, o) for file in files for o in file.provides if o not in known]
+    rules = [file.registration for file, o in new if o.kind == "rule" and "constraint_kind" in file.registration]
+    query = "select concat_ws(' ', relation, nullif(name, '')) from guard.provenance"
+    made = {row[0] for row in connection.execute(query).fetchall()} if installed else set()
+    indexes = [name for migration in migrations.shipped() for name in migrations.index_names(migration)]
+    rows = connection.execute(
+        """
+        select 'schema ' || n.nspname
+        from pg_catalog.pg_namespace as n
+        where (n.nspname = 'guard' and not %(installed)s)
+            or (n.nspname = 'guard_bi' and pg_get_userbyid(n.nspowner) <> 'guard_owner')
+        union all
+        select format('trigger %%I on %%s', t.tgname, split_part(w.identity, ' ', 1))
+        from unnest(%(triggers)s::text[]) as w (identity)
+        inner join pg_catalog.pg_trigger as t
+            on t.tgrelid = to_regclass(split_part(w.identity, ' ', 1)) and t.tgname = split_part(w.identity, ' ', 2)
+        inner join pg_catalog.pg_proc as p on t.tgfoid = p.oid
+        where p.pronamespace is distinct from to_regnamespace('guard')
+        union all
+        select format('constraint %%I on %%s', c.conname, w.relation)
+        from unnest(%(constrained)s::text[], %(constraints)s::text[]) as w (relation, name)
+        inner join pg_catalog.pg_constraint as c on c.conrelid = to_regclass(w.relation) and c.conname = w.name
+        union all
+        select 'index public.' || w.name
+        from unnest(%(indexes)s::text[]) as w (name)
+        where to_regclass('public.' || w.name) is not null
+        union all
+        select format('column guard_corrections of public.%%I', w.name)
+        from unnest(%(guarded)s::text[]) as w (name)
+        inner join pg_catalog.pg_attribute as a
+            on a.attrelid = to_regclass('public.' || w.name) and a.attname = 'guard_corrections'
+        """,
+        {
+            "installed": installed,
+            "triggers": [o.identity for _, o in new if o.kind == "trigger"],
+            "constrained": [f"public.{rule['entity_type']}s" for rule in rules],
+            "constraints": [f"guard_{rule['rule']}" for rule in rules],
+            "indexes": [
+                *(name for name in indexes if f"public.{name}" not in made),
+                *(f"guard_{rule['rule']}" for rule in rules if rule["constraint_kind"] == "unique"),
+            ],
+            "guarded": [table for table in GUARDED if f"public.{table} guard_corrections" not in made],
+        },
+    ).fetchall()
+    names = ", ".join(row[0] for row in rows)
+    return [f"guard needs names that something else has: {names} (rename or drop what has them)"] if rows else []
 
 
 def _words(connection: Connection) -> list[str]:

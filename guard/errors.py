@@ -116,7 +116,9 @@ class OperationTimeoutError(GuardError, TimeoutError):
 _MISSING = {"42P01", "3F000", "42883"}
 _OF_GUARD = re.compile(r'["\s]guard["\.]')
 
+#: What to do, where the server's own hint is none or would do harm.
 _FIXES = {
+    "2BP01": "Drop what depends on it, or let it do without, then run the same command again.",
     "42501": "Connect as a role that has this right, such as the one that guard apply was run as.",
     "55P03": LockTimeoutError.default_fix,
 }
@@ -140,7 +142,7 @@ def from_database(error: psycopg.Error, during: str | None = None) -> GuardError
     if error.sqlstate == "2BP01" and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail})"
     kind = RefusedError if (error.sqlstate or "").startswith("ZG1") else GuardError
-    fix = diagnostics.message_hint or _FIXES.get(error.sqlstate or "")
+    fix = _FIXES.get(error.sqlstate or "") or diagnostics.message_hint
     return kind(f"{prefix}{message} [{error.sqlstate}]", fix=fix)
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from psycopg import sql
 from yoyo.migrations import Migration
 
-from guard import adoption, constraints, cron, database, ledger, migrations
+from guard import adoption, constraints, cron, database, dependents, ledger, locks, migrations
 from guard.database import Connection
 from guard.errors import BusyError, GuardError, named
 from guard.locks import retry_on_lock_timeout
@@ -93,8 +94,9 @@ def apply(
     Raises UnsuitableDatabaseError before the first change, LockTimeoutError where a lock was not to be had.
     """
     files = ledger.read_files(own_rules)
-    adoption.check(session.worker, app_timezone)
-    session.worker.execute("create schema if not exists guard")
+    adoption.check(session.worker, files, app_timezone)
+    if not migrations.is_installed(session.worker):
+        session.worker.execute(migrations.CREATE_SCHEMA.encode())
     done: list[str] = []
     yoyo = migrations.Migrations(session.dsn, session.observer)
     try:
@@ -200,18 +202,34 @@ def _prune(session: Session, orphaned: list[ledger.SqlObject], run: _Run) -> lis
     return _drop(session, orphaned)
 
 
-def _drop(session: Session, objects: list[ledger.SqlObject]) -> list[str]:
-    """Drop objects in as few steps as their locks allow. Returns what was done, a line each."""
+def _drop(session: Session, objects: list[ledger.SqlObject], save: Callable[[], None] | None = None) -> list[str]:
+    """Drop objects in as few steps as their locks allow. Returns what was done, a line each.
+
+    `save` is called when nobody new gets into what is dropped, and before rows of guard's go.
+    """
     triggers = [obj for obj in objects if obj.kind == "trigger"]
-    others = [obj for obj in objects if obj.kind != "trigger"]
-    for rule in (obj.identity for obj in others if obj.kind == "rule"):
-        constraints.remove(session.worker, session.observer, rule)
+    rows = [obj for obj in objects if obj.kind in ("rule", "job")]
+    code = [obj for obj in objects if obj not in triggers and obj not in rows]
+    # where the function is gone, an earlier attempt got beyond this
+    if _exists(session.worker, "to_regprocedure('guard.constraint_statements(text, boolean)')"):
+        for rule in (obj.identity for obj in rows if obj.kind == "rule"):
+            constraints.remove(session.worker, session.observer, rule)
     for table in sorted({obj.identity.split(" ")[0] for obj in triggers}):
         of_table = [obj for obj in triggers if obj.identity.startswith(f"{table} ")]
         session.step(f"triggers of {table}", lambda of=of_table: ledger.drop(session.worker, of))  # type: ignore[misc]
-    if others:
-        session.step("functions, views and rules", lambda: ledger.drop(session.worker, others))
-    return [f"dropped {obj}" for obj in [*triggers, *others]]
+    if save is not None:
+        if code:
+            session.step("functions and views", lambda: ledger.drop(session.worker, code))
+        locks.wait_for_writers(session.observer, "rollback")
+        save()
+    left = [*code, *rows] if save is None else rows
+    if left:
+        session.step("functions, views and rules", lambda: ledger.drop(session.worker, left))
+    return [f"dropped {obj}" for obj in [*triggers, *code, *rows]]
+
+
+def _exists(connection: Connection, expression: str) -> bool:
+    return connection.execute(f"select {expression}".encode()).fetchone() != (None,)
 
 
 def rollback(
@@ -225,11 +243,12 @@ def rollback(
     """Undo the last apply, or all applies down to migration `to`, or everything. Returns what was done, a line each.
 
     With `everything` the schema is as it was before guard: only what guard added is removed, and corrections stay.
-    `save` is called before anything is undone with which rows of guard's own may go.
-    Raises GuardError for an unknown migration and where there is nothing to undo.
+    `save` is called before rows of guard's own go, and when what is undone writes no more: then no value is lost that
+    was corrected meanwhile. Raises GuardError before the first change for an unknown migration, where there is nothing
+    to undo, and where objects of others depend on what would go.
     """
     worker = session.worker
-    if worker.execute("select to_regnamespace('guard')").fetchone() == (None,):
+    if not migrations.is_installed(worker):
         raise GuardError("Guard is not installed in this database.", fix="There is nothing to roll back.")
     done: list[str] = []
     yoyo = migrations.Migrations(session.dsn, session.observer)
@@ -239,25 +258,27 @@ def rollback(
         if to is not None and to not in ids:
             raise GuardError(f"Migration {to} is not applied here.", fix=f"Applied are: {', '.join(reversed(ids))}.")
         target_run, target_migration = (None, None) if everything else _target(worker, to)
-        undone = [m for m in applied if target_migration is None or m.id > target_migration]
-        if undone:
-            save()
-        if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
-            done += _restore_objects(session, progress, target_run)
+        undone = [m for m in [*yoyo.cut_short(), *applied] if target_migration is None or m.id > target_migration]
+        wanted = [] if target_run is None else ledger.texts_as_of(worker, target_run)
+        kept = {obj for file in wanted for obj in file.provides}
+        dropped = [obj for obj in ledger.entries(worker) if obj not in kept]
+        dependents.check(worker, dropped, kept, undone, everything=everything)
+        done += _restore(session, progress, wanted)
+        done += _drop(session, dropped, save if undone else None)
         for position, migration in enumerate(undone):
             progress(f"migration {migration.id}", position, len(undone))
             yoyo.rollback(migration)
             done += [f"rolled back migration {migration.id}", *yoyo.warnings]
             yoyo.warnings.clear()
-            if worker.execute("select to_regclass('guard.objects')").fetchone() != (None,):
+            if _exists(worker, "to_regclass('guard.objects')"):
                 worker.execute("delete from guard.objects where path = %s", (f"migrations/{migration.id}.sql",))
     finally:
         yoyo.close()
     done += cron.sync(worker)
     if everything:
-        session.step("schema guard", lambda: _execute(worker, "drop schema guard cascade"))
+        session.step("schema guard", lambda: migrations.drop_schema(worker))
         done.append("dropped schema guard")
-    elif worker.execute("select to_regclass('guard.apply_runs')").fetchone() != (None,):
+    elif _exists(worker, "to_regclass('guard.apply_runs')"):
         worker.execute(
             "update guard.apply_runs set undone_at = clock_timestamp() where undone_at is null and id > %s",
             (target_run or 0,),
@@ -265,13 +286,9 @@ def rollback(
     return done
 
 
-def _execute(connection: Connection, statement: str) -> None:
-    connection.execute(statement.encode())
-
-
 def _target(connection: Connection, to: str | None) -> tuple[int | None, str | None]:
     """The run whose objects are wanted (None: no objects), and the last migration to keep (None: none)."""
-    if connection.execute("select to_regclass('guard.apply_runs')").fetchone() == (None,):
+    if not _exists(connection, "to_regclass('guard.apply_runs')"):
         return None, to
     runs = connection.execute(
         "select id, last_migration from guard.apply_runs where undone_at is null order by id desc"
@@ -288,26 +305,27 @@ def _target(connection: Connection, to: str | None) -> tuple[int | None, str | N
     return runs[1][0], runs[1][1]
 
 
-def _restore_objects(session: Session, progress: Progress, run_id: int | None) -> list[str]:
-    """Bring every file's objects to the text that they had after a run; drop those that did not exist then."""
-    worker = session.worker
-    wanted = [] if run_id is None else ledger.texts_as_of(worker, run_id)
-    now = ledger.entries(worker)
+def _restore(session: Session, progress: Progress, wanted: list[ledger.SqlFile]) -> list[str]:
+    """Bring the objects of these files to their texts. Returns what was done, a line each."""
+    now = ledger.entries(session.worker)
     restored = [f for f in wanted if any(o not in now or now[o].checksum != f.checksum for o in f.provides)]
     for position, file in enumerate(restored):
         progress(file.path, position, len(restored))
-        session.step(file.path, lambda file=file: ledger.restore_file(worker, file))  # type: ignore[misc]
-    kept = {o for file in wanted for o in file.provides}
-    return [
-        *(f"restored {file.path}" for file in restored),
-        *_drop(session, [o for o in ledger.entries(worker) if o not in kept]),
-    ]
+        session.step(file.path, lambda file=file: ledger.restore_file(session.worker, file))  # type: ignore[misc]
+    return [f"restored {file.path}" for file in restored]
 
 
-def export(connection: Connection, folder: Path) -> Path | None:
+class Export(NamedTuple):
+    """A file of guard's rows, and whether the values before corrections were still there to be saved."""
+
+    path: Path
+    has_alerts: bool
+
+
+def export(connection: Connection, folder: Path) -> Export:
     """Write every row of guard's own tables to a new file of JSON lines, readable by its owner alone.
 
-    Each line is {"table": name, "row": {...}}. Returns the file, or None if guard has no table here.
+    Each line is {"table": name, "row": {...}}.
     """
     tables = connection.execute(
         """
@@ -318,8 +336,6 @@ def export(connection: Connection, folder: Path) -> Path | None:
         order by c.relname
         """
     ).fetchall()
-    if not tables:
-        return None
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     path = folder / f"guard-export-{re.sub('[^0-9A-Za-z_-]', '_', connection.info.dbname)}-{moment}.jsonl"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -334,4 +350,4 @@ def export(connection: Connection, folder: Path) -> Path | None:
                 file.write(json.dumps({"table": table, "row": row}) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    return path
+    return Export(path, ("data_consistency_alerts",) in tables)

@@ -85,17 +85,57 @@ def blocking_sessions(observer: Connection, pid: int) -> list[str]:
     Strings and long numbers in the query are masked: it may hold a phone number. Of other users' sessions a role sees
     pid and user only, unless it is a member of pg_read_all_stats.
     """
+    (blockers,) = observer.execute("select pg_catalog.pg_blocking_pids(%s)", (pid,)).fetchone() or ([],)
+    return _described(observer, blockers)
+
+
+def wait_for_writers(observer: Connection, what: str) -> None:
+    """Wait until every transaction of this database has ended that may still write to guard's tables.
+
+    That is one that has a lock on them, and one whose statement runs: it may be about to. What begins later is not
+    waited for. Of other users' sessions a role may not see whether they run a statement; then they count as if.
+    Raises LockTimeoutError, naming the sessions.
+    """
+    deadline = time.monotonic() + CONCURRENT_TIMEOUT_MS / 1000
+    waiting_for: dict[str, int] | None = None
+    while waiting_for is None or waiting_for:
+        rows = observer.execute(
+            """
+            select l.virtualtransaction, l.pid
+            from pg_catalog.pg_locks as l
+            inner join pg_catalog.pg_stat_activity as a on l.pid = a.pid
+            where l.locktype = 'virtualxid' and l.granted and a.datname = current_database()
+                and a.usename is not null and l.pid <> pg_backend_pid()
+                and (
+                    a.state is distinct from 'idle in transaction'
+                    or exists (
+                        select from pg_catalog.pg_locks as t
+                        inner join pg_catalog.pg_class as c on t.relation = c.oid
+                        where t.pid = l.pid and c.relnamespace = to_regnamespace('guard')
+                    )
+                )
+            """
+        ).fetchall()
+        running: dict[str, int] = dict(rows)
+        waiting_for = running if waiting_for is None else {v: pid for v, pid in waiting_for.items() if v in running}
+        if waiting_for and time.monotonic() > deadline:
+            holders = "; ".join(_described(observer, list(waiting_for.values())))
+            raise LockTimeoutError(f"{what}: transactions may still write guard's rows: {holders}.")
+        time.sleep(0.05 if waiting_for else 0)
+
+
+def _described(observer: Connection, pids: list[int]) -> list[str]:
     rows = observer.execute(
         """
         select
             b.pid, a.usename, a.state,
             'transaction open for ' || extract(epoch from clock_timestamp() - a.xact_start)::integer || ' s',
             left(regexp_replace(a.query, '\\s+', ' ', 'g'), 160)
-        from (select distinct unnest(pg_catalog.pg_blocking_pids(%s))) as b (pid)
+        from (select distinct unnest(%s::integer[])) as b (pid)
         left join pg_catalog.pg_stat_activity as a on b.pid = a.pid
         order by a.xact_start, b.pid
         """,
-        (pid,),
+        (pids,),
     ).fetchall()
     return [
         f"pid {blocker} ({', '.join(filter(None, about))}): {masked(query or '')}"

@@ -20,6 +20,18 @@ from guard.locks import CONCURRENT_TIMEOUT_MS, retry_on_lock_timeout
 #: Made once for the whole server, by the first migration.
 ROLES = ("guard_owner", "guard_app", "guard_operator", "guard_reader", "guard_monitor")
 
+#: The schema and, in one statement, the record of what guard added: the schema is guard's own if the record is there.
+CREATE_SCHEMA = """
+create schema guard
+create table provenance (
+    kind text not null check (kind in ('role', 'extension', 'table', 'column', 'index')),
+    relation text not null,
+    name text not null default '',
+    added_at timestamptz not null default now(),
+    primary key (kind, relation, name)
+)
+"""
+
 _MIGRATION_TABLE = "_yoyo_migration"
 _CONCURRENT_INDEX = re.compile(
     r"create\s+(?:unique\s+)?index\s+concurrently\s+if\s+not\s+exists\s+(\w+)", re.IGNORECASE
@@ -41,6 +53,10 @@ class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]  # yoyo is publis
             "select tablename from pg_catalog.pg_tables where schemaname = %s", (self.schema,)
         )
         return [row[0] for row in rows]
+
+
+#: The tables that no migration makes and drops.
+LAST_TABLES = (Backend.log_table, Backend.lock_table, Backend.version_table, _MIGRATION_TABLE, "provenance")
 
 
 class Migrations:
@@ -76,6 +92,12 @@ class Migrations:
         """Newest first, as they are rolled back."""
         return list(self._backend.to_rollback(self._all))
 
+    def cut_short(self) -> list[Migration]:
+        """Migrations, newest first, that are not applied and may have left an index that is half built."""
+        rows = self._worker.execute("select relation from guard.provenance where kind = 'index'").fetchall()
+        begun = {relation for (relation,) in rows}
+        return [m for m in reversed(self.pending()) if begun.intersection(f"public.{name}" for name in index_names(m))]
+
     def apply(self, migration: Migration) -> None:
         self._run(migration, "apply")
 
@@ -103,15 +125,30 @@ class Migrations:
 
     def _run_concurrently(self, migration: Migration, direction: str) -> None:
         """Outside a transaction, so it can be cut short anywhere: what it left is cleared away before it runs."""
+        names = index_names(migration)
+        if direction == "apply":
+            self._worker.execute(
+                """
+                insert into guard.provenance (kind, relation)
+                select 'index', 'public.' || n.name from unnest(%s::text[]) as n (name)
+                on conflict do nothing
+                """,
+                (names,),
+            )
         self._worker.execute(f"set lock_timeout = {CONCURRENT_TIMEOUT_MS}")
         try:
-            for name in index_names(migration):
+            for name in names:
                 if index_is_valid(self._worker, name) is False:
                     self._worker.execute(f"drop index concurrently public.{name}")
             migration.process_steps(self._backend, direction)
         finally:
             self._worker.execute(f"set lock_timeout = {LOCK_TIMEOUT_MS}")
         with self._backend.transaction():
+            if direction == "rollback":
+                self._worker.execute(
+                    "delete from guard.provenance where kind = 'index' and relation = any(%s)",
+                    ([f"public.{name}" for name in names],),
+                )
             self._mark(migration, direction)
 
     def _mark(self, migration: Migration, direction: str) -> None:
@@ -119,6 +156,17 @@ class Migrations:
             self._backend.unmark_one(migration, log=False)
         elif not self._backend.is_applied(migration):
             self._backend.mark_one(migration, log=False)
+
+
+def is_installed(connection: Connection) -> bool:
+    """Whether the schema guard is there and guard's own; it may be on its way in or out."""
+    return connection.execute("select to_regclass('guard.provenance')").fetchone() != (None,)
+
+
+def drop_schema(connection: Connection) -> None:
+    """Drop what the rollback of the first migration leaves: yoyo's tables, the record, and the schema itself."""
+    connection.execute(f"drop table {', '.join(f'guard.{table}' for table in LAST_TABLES)}".encode())
+    connection.execute("drop schema guard")
 
 
 def is_unfinished(connection: Connection, migration: Migration) -> bool:
@@ -144,6 +192,11 @@ def statements(migration: Migration) -> list[str]:
     """The statements of a migration, in order."""
     parsed: tuple[Any, Any, list[str]] = read_sql_migration(migration.path)
     return parsed[2]
+
+
+def rollback_text(migration: Migration) -> str:
+    """The file that undoes a migration."""
+    return Path(migration.path).with_suffix(".rollback.sql").read_text(encoding="utf-8")
 
 
 def checksum(migration: Migration) -> str:

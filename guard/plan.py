@@ -87,8 +87,8 @@ def steps(connection: Connection, own_rules: Path | None = None) -> list[Step]:
 
 def _statements(connection: Connection, own_rules: Path | None) -> Iterator[tuple[str, str]]:
     applied = migrations.applied_ids(connection)
-    if not applied:
-        yield "schema", "create schema if not exists guard"
+    if not migrations.is_installed(connection):
+        yield "schema", migrations.CREATE_SCHEMA.strip()
     for migration in migrations.shipped():
         if migration.id not in applied or migrations.is_unfinished(connection, migration):
             source = f"migrations/{migration.id}.sql"

@@ -25,4 +25,4 @@ begin
 end
 $$;
 
-drop table guard.provenance;
+delete from guard.provenance where kind = 'role';

@@ -1,12 +1,5 @@
--- The five roles, and the record of what guard itself added to this database.
--- The schema guard exists already: the migration tool keeps its own tables in it.
-create table if not exists guard.provenance (
-    kind text not null check (kind in ('role', 'extension', 'table', 'column')),
-    relation text not null,
-    name text not null default '',
-    added_at timestamptz not null default now(),
-    primary key (kind, relation, name)
-);
+-- The five roles. The schema guard and the record of what guard itself added to this database exist already: the
+-- migration tool keeps its own tables in that schema, and it is by the record that guard knows the schema for its own.
 
 -- Roles belong to the whole cluster: another database may have made them already.
 insert into guard.provenance (kind, relation)
@@ -52,7 +45,7 @@ comment on schema guard is
 comment on table guard.provenance is
 'What guard itself added to this database and cluster, so that a rollback removes exactly that.';
 
-comment on column guard.provenance.kind is 'role, extension, table or column.';
-comment on column guard.provenance.relation is 'The role, the extension, or the qualified table.';
+comment on column guard.provenance.kind is 'role, extension, table, column or index.';
+comment on column guard.provenance.relation is 'The role, the extension, or the qualified table or index.';
 comment on column guard.provenance.name is 'The column; empty otherwise.';
 comment on column guard.provenance.added_at is 'When guard added it.';

@@ -26,7 +26,7 @@ select is_empty('select from guard.data_consistency_alerts where entity_id = 3',
 
 select guard.set_rule('tenant_mismatch', 'enforce');
 select throws_ok(
-    'insert into public.appointments (company_id, call_id) values (2, 3)', 'ZG109', null,
+    'insert into public.appointments (id, company_id, call_id) values (4, 2, 3)', 'ZG109', null,
     'enforce: an insert is refused'
 );
 insert into public.appointments (id, company_id, call_id) values (4, 1, 3);

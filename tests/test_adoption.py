@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from guard import migrations, verify
 from guard import rules as registry
-from guard.errors import UnsuitableDatabaseError
+from guard.errors import GuardError, UnsuitableDatabaseError
 from tests.catalog import apply, execute, query, rollback, rows, schema
 from tests.databases import PROJECT, Databases, temporary_server
 
@@ -193,6 +193,78 @@ def test_unsuitable_tables_are_left_alone(changes: list[str], said: str, legacy:
         apply(legacy)
     assert refused.value.message == f"Guard cannot be installed here: {said}. Nothing was changed."
     assert query(legacy, "select to_regnamespace('guard')") == [(None,)]
+
+
+TAKEN = {
+    "trigger": (
+        [
+            "create function set_call_direction() returns trigger language plpgsql"
+            " as $$ begin new.direction := 'outbound'; return new; end $$",
+            "create trigger before_insert_call_set_direction before insert on calls"
+            " for each row execute function set_call_direction()",
+        ],
+        ["trigger before_insert_call_set_direction on public.calls"],
+    ),
+    "index": (["create index guard_calls_booking_id on calls (booking_id)"], ["index public.guard_calls_booking_id"]),
+    "constraints": (
+        [
+            "alter table calls add constraint guard_missing_direction check (direction <> 'sideways')",
+            "create index guard_duplicate_booking on staff (company_id)",
+        ],
+        ["constraint guard_missing_direction on public.calls", "index public.guard_duplicate_booking"],
+    ),
+    "column": (
+        ["alter table appointments add column guard_corrections jsonb"],
+        ["column guard_corrections of public.appointments"],
+    ),
+    "schemas": (
+        ["create schema guard", "create table guard.shifts (id bigint)", "create schema guard_bi"],
+        ["schema guard", "schema guard_bi"],
+    ),
+    "empty schema": (["create schema guard"], ["schema guard"]),
+}
+
+
+@pytest.mark.parametrize(("changes", "named"), TAKEN.values(), ids=TAKEN.keys())
+def test_names_that_are_taken_are_left_alone(changes: list[str], named: list[str], legacy: str) -> None:
+    execute(legacy, *changes)
+    before = schema(legacy)
+    with pytest.raises(UnsuitableDatabaseError) as refused:
+        apply(legacy)
+    assert refused.value.message == (
+        "Guard cannot be installed here: guard needs names that something else has: "
+        f"{', '.join(named)} (rename or drop what has them). Nothing was changed."
+    )
+    assert schema(legacy) == before
+    with pytest.raises(GuardError, match="Guard is not installed in this database"):
+        rollback(legacy, everything=True)
+    assert schema(legacy) == before
+
+
+def test_trigger_that_was_renamed_works_on_and_stays(legacy: str) -> None:
+    execute(
+        legacy,
+        *TAKEN["trigger"][0],
+        "alter trigger before_insert_call_set_direction on calls rename to app_set_direction",
+    )
+    before = schema(legacy)
+    apply(legacy)
+    apply(legacy)
+    execute(legacy, "insert into calls (id, company_id) values (90001, 1)")
+    assert query(legacy, "select direction from calls where id = 90001") == [("outbound",)]
+    rollback(legacy, everything=True)
+    assert schema(legacy) == before
+
+
+def test_name_of_a_rule_of_ones_own_that_is_taken(adopted: str, tmp_path: Path) -> None:
+    """Also where guard is installed already, a new name must be free."""
+    text = (PROJECT / "sql" / "checks" / "missing_direction.sql").read_text()
+    (tmp_path / "missing_way.sql").write_text(text.replace("missing_direction", "missing_way"))
+    execute(adopted, "alter table calls add constraint guard_missing_way check (direction <> 'sideways')")
+    with pytest.raises(UnsuitableDatabaseError, match=r"constraint guard_missing_way on public\.calls"):
+        apply(adopted, own_rules=tmp_path)
+    execute(adopted, "alter table calls drop constraint guard_missing_way")
+    assert apply(adopted, own_rules=tmp_path) == ["applied rules/missing_way.sql"]
 
 
 def test_everything_in_the_way_is_told_at_once(legacy: str, guard: RunGuard) -> None:

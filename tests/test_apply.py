@@ -335,14 +335,24 @@ def test_killed_anywhere_then_rolled_back_again(
     event: str, legacy: str, adopted_template: str, make_database: MakeDatabase, tmp_path: Path, guard: RunGuard
 ) -> None:
     expected = schema(legacy)
-    arguments = ("rollback", "--all", "--export-to", str(tmp_path))
-    total = ddl_commands(make_database(adopted_template), event, *arguments)
+    total = ddl_commands(make_database(adopted_template), event, "rollback", "--all", "--export-to", str(tmp_path))
     for n in range(1, total + 1, max(total // 6, 1)):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        arguments = ("rollback", "--all", "--export-to", str(folder))
         dsn = make_database(adopted_template)
+        execute(
+            dsn,
+            "update guard.rules set mode = 'correct' where rule = 'missing_direction'",
+            "update calls set direction = null where id = 10",
+        )
         kill_at(dsn, event, n, *arguments)
         again = guard(dsn, *arguments)
         assert again.returncode == 0, again.stderr
         assert schema(dsn) == expected, f"killed in DDL command {n} of {total}"
+        saved = "".join(file.read_text() for file in folder.iterdir())
+        assert '"alert_type": "missing_direction"' in saved, f"killed in DDL command {n} of {total}"
+        assert ("the values before every correction" in again.stderr) or len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.slow

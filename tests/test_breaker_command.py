@@ -67,6 +67,16 @@ def test_where_guard_is_not_installed(make_database, guard: RunGuard) -> None:  
     assert (done.returncode, "guard apply" in done.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("url", ["foo://x", "redis://:s3cret@cache:s3cret/0", "redis://cache/0?db=s3cret"])
+def test_address_of_redis_that_cannot_be_read(url: str, database: str, guard: RunGuard) -> None:
+    done = guard(database, "--redis-url", url, "breaker", "list")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "guard: The address of Redis cannot be read. Write it as redis://user:password@host:6379/0, rediss://... or "
+        "unix://...; in a password write @, : and / as %40, %3A and %2F.\n"
+    )
+
+
 def test_with_redis_it_is_what_decides(database: str, guard: RunGuard, redis_server: RedisServer) -> None:
     store = FallbackStore(RedisStore(redis_server.url, timeout=2), PostgresStore(database, timeout=5))
     breaker = CircuitBreaker(KEY, store=store, mode="strict")

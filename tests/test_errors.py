@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from guard import errors
@@ -45,3 +46,25 @@ def test_message_is_listed(place: str, message: str) -> None:
 @pytest.mark.parametrize("sqlstate", sorted(sqlstates() - INTERNAL))
 def test_sqlstate_is_listed(sqlstate: str) -> None:
     assert sqlstate in CATALOGUE
+
+
+def test_every_line_of_a_table_is_in_one() -> None:
+    """A blank line would end it."""
+    blocks = re.findall(r"(?:^\|.*\n?)+", (PROJECT / "docs/errors.md").read_text(), re.MULTILINE)
+    assert [block for block in blocks if not re.match(r".*\n\|( --- \|)+\n", block)] == []
+
+
+def test_warning_of_a_fault_carries_no_phone_number(database: str) -> None:
+    warned: list[str | None] = []
+    fault = "select guard.note_fault('a test', 'P0001', 'no room for +49 151 1234567')"
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.add_notice_handler(lambda notice: warned.append(notice.message_primary))
+        connection.execute(fault)
+        assert connection.execute("select message from guard.faults").fetchall() == [("no room for ***67",)]
+        connection.execute("alter table guard.faults rename to gone")
+        connection.execute(fault)
+    assert warned == [
+        "guard could not do its part in a test: no room for ***67",
+        "guard could not do its part in a test: no room for ***67",
+        "guard could not count its fault in a test: 42P01",
+    ]

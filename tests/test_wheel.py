@@ -6,18 +6,29 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import zipfile
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.catalog import catalog
 from tests.databases import PROJECT
 
 if TYPE_CHECKING:
     from tests.databases import MakeDatabase
+
+
+#: Import every module of guard, also those that are loaded only where they are needed.
+IMPORT_ALL = """
+import importlib, pkgutil, guard
+for module in pkgutil.walk_packages(guard.__path__, "guard."):
+    importlib.import_module(module.name)
+print(guard.__file__)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +42,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def installed(wheel: Path, tmp_path: Path) -> Path:
-    """The command of a virtual environment that holds the wheel; its dependencies are this environment's."""
+    """The command of a virtual environment that holds the wheel and what it requires, and nothing else.
+
+    Its dependencies are this environment's, linked and not fetched: those of the metadata, and what they require.
+    """
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     python = environment / "bin" / "python"
@@ -39,10 +53,25 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
         [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", wheel],
         check=True,
     )
-    # a line of a .pth file adds a folder but not what that folder's own .pth files add: the checkout is not among them
     (site,) = environment.glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (own,) = site.glob("booking_guard-*.dist-info")
+    linked: set[str] = set()
+    for dependency in required(Distribution.at(own), ""):
+        tops = {file.parts[0] for file in dependency.files or () if file.parts[0] not in ("..", "__pycache__")}
+        for top in tops - linked:
+            (site / top).symlink_to(str(dependency.locate_file(top)))
+        linked |= tops
     return environment / "bin" / "guard"
+
+
+def required(wanted: Distribution, extra: str) -> Iterator[Distribution]:
+    """What a distribution requires, with one of its extras, directly and not."""
+    for requirement in map(Requirement, wanted.requires or ()):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            found = distribution(requirement.name)
+            yield found
+            for name in ("", *requirement.extras):
+                yield from required(found, name)
 
 
 def run(command: Path, dsn: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,9 +98,11 @@ def test_installed_wheel_works_in_an_empty_folder(
 ) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
-    where: list[str | Path] = [installed.with_name("python"), "-c", "import guard; print(guard.__file__)"]
-    imported = subprocess.run(where, check=True, capture_output=True, text=True, cwd=folder).stdout
-    assert imported.startswith(str(tmp_path / "environment"))
+    imported = subprocess.run(
+        [installed.with_name("python"), "-c", IMPORT_ALL], check=False, capture_output=True, text=True, cwd=folder
+    )
+    assert imported.returncode == 0, imported.stderr
+    assert imported.stdout.startswith(str(tmp_path / "environment"))
 
     dsn = make_database()
     applied = run(installed, dsn, folder, "apply")

@@ -87,8 +87,9 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
     """Undo the last apply, or more.
 
     Objects get the text that they had before; migrations are rolled back, and where that is so, guard's own rows, with
-    the values before every correction, are saved to a file first. With --all the schema is as it was before guard. The
-    application's rows stay as they are, corrections included.
+    the values before every correction, are saved to a file first, once its triggers and functions write no more. With
+    --all the schema is as it was before guard. The application's rows stay as they are, corrections included. If
+    objects of others depend on what would go, they are named, and nothing is changed. Killed midway, run it again.
 
     \b
     Examples:
@@ -99,12 +100,17 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
     if to is not None and everything:
         raise click.UsageError("--to and --all exclude each other.")
     with install.exclusive(database.resolve_dsn(state.dsn)) as session, _bar(state) as bar:
-        exported: list[Path | None] = [None]
+        exported: list[Path] = []
 
         def save() -> None:
-            exported[0] = install.export(session.worker, export_to)
-            if exported[0] is not None:
-                state.err.print(f"Guard's rows, with the values before every correction, are saved in {exported[0]}.")
+            path, has_alerts = install.export(session.worker, export_to)
+            exported.append(path)
+            what = (
+                "Guard's rows, with the values before every correction, are"
+                if has_alerts
+                else "What a rollback before this one left of guard's rows is"
+            )
+            state.err.print(f"{what} saved in {path}.")
 
         task = bar.add_task("rollback", total=None)
         done = install.rollback(
@@ -115,7 +121,7 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
             save=save,
         )
     if state.as_json:
-        state.print_json({"done": done, "export": exported[0]})
+        state.print_json({"done": done, "export": exported[0] if exported else None})
     else:
         for line in done:
             state.out.print(line)

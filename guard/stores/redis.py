@@ -17,9 +17,11 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.connection import parse_url
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
+from guard.errors import GuardError
 from guard.stores.base import Event, Outcome, Policy, Reply, Snapshot, StoreUnavailableError
 
 _SCRIPT = Path(__file__).with_name("breaker.lua").read_text(encoding="utf-8")
@@ -31,7 +33,7 @@ class RedisStore:
     """Circuits on the Redis at `url`; with `cluster` that is one node of a Redis Cluster.
 
     `timeout` bounds each wait for the server, in seconds: redis-py's own defaults would let one call against a frozen
-    server take a minute. Nothing is tried twice.
+    server take a minute. Nothing is tried twice. Raises GuardError for an address that cannot be read.
     """
 
     name = "redis"
@@ -40,6 +42,15 @@ class RedisStore:
     def __init__(
         self, url: str, *, cluster: bool = False, timeout: float = 0.05, prefix: str = "guard:breaker"
     ) -> None:
+        try:
+            parse_url(url)  # type: ignore[no-untyped-call]  # redis-py types its classes only
+        except ValueError:
+            # its message may quote the password
+            raise GuardError(
+                "The address of Redis cannot be read.",
+                fix="Write it as redis://user:password@host:6379/0, rediss://... or unix://...; in a password write "
+                "@, : and / as %40, %3A and %2F.",
+            ) from None
         self._url = url
         self._cluster = cluster
         self._prefix = prefix

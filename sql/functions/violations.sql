@@ -95,14 +95,17 @@ as $$
 begin
     raise warning using
         errcode = '01ZG0',
-        message = format('guard could not do its part in %s: %s', p_place, p_message),
+        message = format('guard could not do its part in %s: %s', p_place, guard.mask_phones(p_message)),
         hint = 'The write went through. Run guard verify.';
     insert into guard.faults (place, errcode, message) values (p_place, p_errcode, guard.mask_phones(p_message));
 exception
     when serialization_failure or deadlock_detected then
         raise;
     when others then
-        null; -- the warning above is all that can be done
+        -- this is all that can be done
+        raise warning using
+            errcode = '01ZG0',
+            message = format('guard could not count its fault in %s: %s', p_place, sqlstate);
 end
 $$;
 
