@@ -243,7 +243,7 @@ def test_pg_cron(guard: RunGuard) -> None:
                 (f["kind"], f["object"]) for f in verify.run(connection)["findings"]
             }
             assert apply(dsn) == ["changed job detect in pg_cron"]
-            assert verify.run(connection) == {"ok": True, "findings": [], "notes": []}
+            assert verify.run(connection) == {"ok": True, "findings": [], "notes": [], "unprobed": []}
         assert query(home, jobs) == handed
 
         # a minute, the grace of a start, and as much again
