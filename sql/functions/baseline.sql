@@ -23,7 +23,10 @@ begin
     end if;
     perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
     for rule in
-        select r.rule from guard.rules as r where r.severity <> 'info' and r.rule = coalesce(p_rule, r.rule) order by r.rule
+        select r.rule
+        from guard.rules as r
+        where r.severity <> 'info' and r.rule = coalesce(p_rule, r.rule)
+        order by r.rule
     loop
         error := null;
         begin
@@ -38,7 +41,8 @@ begin
             get diagnostics marked = row_count;
             update guard.incidents as i
             set
-                status = 'resolved', snoozed_until = null, resolved_at = now(), resolved_by = 'baseline', updated_at = now()
+                status = 'resolved', snoozed_until = null, resolved_at = now(), resolved_by = 'baseline',
+                updated_at = now()
             where
                 i.rule = take_baseline.rule
                 and i.status <> 'resolved'

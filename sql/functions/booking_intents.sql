@@ -18,9 +18,10 @@
 --        +------------+--------------+--> failed               compensated: the remote booking was cancelled;
 --                                                              recorded again if it is moved after that
 --
--- Every step can be repeated: repeating one that was done returns the intent as it is. Locks: the intent's row; where an
--- appointment is written, the chain of the remote booking before it, in the order of sql/functions/remote_bookings.sql,
--- so that a webhook and a booking process make one appointment and not two.
+-- Every step can be repeated: repeating one that was done returns the intent as it is.
+-- Locks: the intent's row, then the call, then its review items; where an appointment is written, the chain of the
+-- remote booking before all that, in the order of sql/functions/remote_bookings.sql, so that a webhook and a booking
+-- process make one appointment and not two.
 -- Raises ZG310 (key used for another request), ZG311 (illegal step), ZG312 (no such intent), ZG313 (bad input),
 -- ZG301 (no such call).
 
@@ -222,7 +223,6 @@ $$;
 comment on function guard.record_booking(text, jsonb) is
 'Write the appointment of a remote booking, or adopt the one that a webhook wrote; the call follows by trigger.';
 
--- Locks: the intent, then the call, then its review items.
 create or replace function guard.complete_booking(p_intent guard.booking_intents)
 returns void
 language plpgsql
@@ -268,9 +268,8 @@ $$;
 
 comment on function guard.validate_booking(text) is 'Validate what an intent has recorded; on success it is done.';
 
--- p_reason is why a person is asked. p_cause is told to whoever repeats the request, and kept as failure_reason: it says
--- what happened, such as circuit_open or the class of an error. outcome_unknown says that the calendar may have booked.
--- Locks: the intent, then the call, then its review item.
+-- p_reason is why a person is asked. p_cause is told to whoever repeats the request, and kept as failure_reason: it
+-- says what happened, such as circuit_open or the class of an error. outcome_unknown: the calendar may have booked.
 create or replace function guard.fail_booking(p_key text, p_reason text, p_cause text = null)
 returns guard.booking_intents
 language plpgsql
@@ -321,7 +320,6 @@ comment on function guard.fail_booking(text, text, text) is
 -- p_cause says what is known of an intent that the calendar has not answered: outcome_unknown, or not_booked, where it
 -- was asked. action: recorded, validated, compensated (cancelled meanwhile), queued, none (there was nothing to do), or
 -- postponed: locks or resources are not to be had, which says nothing about the booking.
--- Locks: the remote booking, then the intent, the call, its review items.
 create or replace function guard.recover_intent(p_key text, p_cause text = 'outcome_unknown')
 returns table (state text, action text)
 language plpgsql
@@ -341,7 +339,7 @@ begin
             perform guard.fail_booking(p_key, 'calcom_booking_failed', p_cause);
             action := 'queued';
         elsif v_intent.state = 'remote_booked' then
-            v_intent := guard.record_booking(p_key, null);
+            v_intent := guard.record_booking(p_key, '{}');
             action := v_intent.state;
         end if;
         if v_intent.state = 'recorded' then

@@ -4,7 +4,6 @@
 -- What support staff ask first: all that is known of one call, whichever table it stands in. Phone numbers are masked.
 -- Locks: none that a writer would wait for.
 
--- A booking that was moved has a new id: the chain is followed in both directions.
 create or replace function guard.call_bookings(p_call_id bigint)
 returns text[]
 language sql
@@ -12,25 +11,17 @@ stable
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    with recursive named as (
-        select c.booking_id::text as booking_id from public.calls as c where c.id = p_call_id
+    select guard.booking_chain(array(
+        select c.booking_id::text from public.calls as c where c.id = p_call_id and c.booking_id <> ''
         union
         select i.booking_id from guard.booking_intents as i where i.call_id = p_call_id
         union
         select r.booking_id from guard.remote_bookings as r where r.call_id = p_call_id
         union
-        select a.calcom_v2_booking_id::text from public.appointments as a where a.call_id = p_call_id
-    ),
-    chain as (
-        select n.booking_id from named as n where n.booking_id <> ''
-        union
-        select moved.booking_id
-        from chain as c
-        inner join guard.remote_bookings as r on c.booking_id = r.booking_id or c.booking_id = r.replaced_by
-        cross join lateral (values (r.booking_id), (r.replaced_by)) as moved (booking_id)
-        where moved.booking_id is not null
-    )
-    select coalesce(array_agg(c.booking_id), '{}') from chain as c
+        select a.calcom_v2_booking_id::text
+        from public.appointments as a
+        where a.call_id = p_call_id and a.calcom_v2_booking_id <> ''
+    ))
 $$;
 
 comment on function guard.call_bookings(bigint) is

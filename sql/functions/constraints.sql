@@ -52,7 +52,7 @@ comment on function guard.constraint_state(text) is
 
 grant execute on function guard.constraint_state(text) to guard_operator, guard_monitor;
 
--- A CHECK that accepts marked rows, on a table with a trigger that marks them: it lets through what the mode lets through.
+-- A CHECK that accepts marked rows, on a table with a trigger that marks them, lets through what the mode lets through.
 create or replace function guard.constraint_yields(p_rule text)
 returns boolean
 language sql
@@ -228,8 +228,8 @@ $$;
 comment on function guard.is_enforced(text) is 'Whether a rule stands at enforce.';
 
 -- As long as old rows stand in the way of its index, two sessions at once would not see what the other one writes: at
--- enforce those that may collide take turns. p_keys: hashes of what must be unique, or null. A turn is one of 256, so that a bulk load cannot exhaust the lock table;
--- whoever shares one by chance waits until the other transaction has ended.
+-- enforce those that may collide take turns. p_keys: hashes of what must be unique, or null. A turn is one of 256, so
+-- that a bulk load cannot exhaust the lock table; whoever shares one by chance waits until the other transaction ends.
 -- Locks: advisory ones of the transaction, in ascending order, before any row: (hashtext('guard.' || rule), turn).
 create or replace function guard.take_turns(p_rule text, p_keys bigint[])
 returns void

@@ -36,9 +36,10 @@ $$;
 
 comment on function guard.mark(jsonb, text, text, text, jsonb, jsonb) is 'Add a mark to a row''s guard_corrections.';
 
--- p_rows: [{"id", "company_id", "marks"}]. One alert per row and rule; what was only recorded is looked at again. Locks: ROW EXCLUSIVE on the alerts.
+-- p_rows: [{"id", "company_id", "marks"}]. One alert per row and rule; what was only recorded is looked at again.
 -- Fails the write if a correction cannot be recorded, since its before-value would be lost; a fault while only
 -- observing is counted and the write goes on.
+-- Locks: ROW EXCLUSIVE on the alerts.
 create or replace function guard.record_corrections(p_entity_type text, p_rows jsonb)
 returns void
 language plpgsql
@@ -63,7 +64,9 @@ begin
         jsonb_strip_nulls(jsonb_build_object(
             'mode', m.mode,
             'by', case when v_repair <> 'undo' then 'repair' else v_repair end,
-            'follows', case when m.rule = 'inconsistent_link_status' and v_repair <> 'undo' then nullif(v_repair, m.rule) end,
+            'follows', case
+                when m.rule = 'inconsistent_link_status' and v_repair <> 'undo' then nullif(v_repair, m.rule)
+            end,
             'changes', jsonb_agg(jsonb_build_object('column', m."column", 'before', m.before, 'after', m.after))
                 filter (where m."column" is not null)
         )),

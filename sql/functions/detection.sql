@@ -53,8 +53,8 @@ comment on function guard.find_violations(text, timestamp with time zone, bigint
 
 -- One rule, over a window or over given rows: opens and refreshes incidents, and resolves those that are gone; over
 -- given rows only those of these rows. violations counts what is not of the baseline; null if the view failed.
--- While more stands than is kept, and places get free, everything is looked at whatever the window: the next ones are found
--- at any age. Not for each place, but for a tenth of them. Only a look at everything can tell that no more stands.
+-- While more stands than is kept, and places get free, everything is looked at whatever the window: the next ones are
+-- found at any age. Not for each place, but for a tenth of them. Only a look at everything can tell that no more stands.
 create or replace function guard.detect_rule(
     p_rule text, p_since timestamp with time zone, p_ids bigint[], out violations bigint, out new_incidents bigint
 )
@@ -290,9 +290,10 @@ comment on function guard.check_call(bigint) is
 'Every rule against one call and its appointments, and their incidents brought up to date.';
 
 -- What was noted as suspicious and whose grace has passed: judged, and repaired where the rule stands at correct or
--- enforce. Several sessions share the work: each takes what no other has locked. Locks: those of
--- pending_checks, where no writer waits for them; then that of open_incidents, before any call or appointment. A crash loses nothing: what was taken
+-- enforce. Several sessions share the work: each takes what no other has locked. A crash loses nothing: what was taken
 -- comes back with the rollback.
+-- Locks: those of pending_checks, where no writer waits for them; then that of open_incidents, before any call or
+-- appointment.
 create or replace function guard.judge_pending(p_limit integer = 1000)
 returns table (judged integer, found integer)
 language plpgsql

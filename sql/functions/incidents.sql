@@ -11,8 +11,8 @@
 -- "details"}]; where there is no entity_id the subject tells incidents of one rule apart. Returns how many are new, or
 -- have come back after they were resolved: those get an alert, unless the write that made the defect left one, and a
 -- message in the outbox; so does one whose snooze is over, which is not new. A rule keeps at most incident_sample_cap
--- standing incidents. What a person called false stays quiet until the row is written again. A defect that stands as it was is
--- written once a minute, not each time it is seen.
+-- standing incidents. What a person called false stays quiet until the row is written again. A defect that stands as it
+-- was is written once a minute, not each time it is seen.
 -- Locks: an advisory lock, one session at a time: so what it reads before it writes holds.
 create or replace function guard.open_incidents(p_found jsonb)
 returns integer

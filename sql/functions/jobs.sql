@@ -308,9 +308,9 @@ $$;
 comment on function guard.give_up_runs() is 'Mark runs as crashed whose session is gone; gives their number.';
 
 -- Opens an incident for each job whose last run failed or crashed, and for each that is overdue by more than 5 minutes
--- and the time between two runs, of which an hour counts at most. Resolves those of jobs that are right again. A job can
--- only be missed where something runs jobs: pg_cron was told to, or a scheduler once did. A stopped scheduler cannot tell
--- on itself: guard watch and guard verify look, too.
+-- and the time between two runs, of which an hour counts at most. Resolves those of jobs that are right again. A job
+-- can only be missed where something runs jobs: pg_cron was told to, or a scheduler once did. A stopped scheduler cannot
+-- tell on itself: guard watch and guard verify look, too.
 create or replace function guard.check_jobs()
 returns integer
 language plpgsql

@@ -1,7 +1,7 @@
 -- provides: function guard.booking_chain(text[])
 -- provides: function guard.lock_bookings(text[])
 -- provides: function guard.current_booking(text[])
--- provides: function guard.booking_for(text[])
+-- provides: function guard.call_of_chain(text[])
 -- provides: function guard.sync_booking(text)
 -- provides: function guard.try_sync_booking(text)
 -- provides: function guard.sync_bookings(text[])
@@ -20,8 +20,8 @@
 -- 1. guard.lock_bookings: an advisory lock for each booking of the chains, all chains of a transaction at once;
 -- 2. the intents of the chain, in the order of their ids;
 -- 3. its appointments; 4. the call, by the triggers of appointments; 5. review items.
--- What an intent of another transaction is being marked with is not seen, and so not waited for: its guard.record_booking
--- waits for the chain, and finds what was written down.
+-- What an intent of another transaction is being marked with is not seen, and so not waited for: its
+-- guard.record_booking waits for the chain, and finds what was written down.
 --
 -- Small queries are plpgsql functions: these keep their plans, and an event asks for the chain several times.
 
@@ -108,7 +108,7 @@ $$;
 comment on function guard.current_booking(text[]) is 'The booking that stands at the end of a chain.';
 
 -- Materialized: a plan that was made while calls was empty must not ask all this again for each call.
-create or replace function guard.booking_for(p_chain text[])
+create or replace function guard.call_of_chain(p_chain text[])
 returns bigint
 language plpgsql
 stable
@@ -143,7 +143,7 @@ begin
 end
 $$;
 
-comment on function guard.booking_for(text[]) is
+comment on function guard.call_of_chain(text[]) is
 'The call of a chain: by appointment, intent, calls.booking_id, or the ids in its metadata; null if none is known.';
 
 -- The caller holds guard.lock_bookings, and has written down what it heard. What the appointment's columns lack is
@@ -163,7 +163,7 @@ as $$
 declare
     v_chain constant text[] := guard.booking_chain(array[p_booking_id]);
     v_remote constant guard.remote_bookings := guard.current_booking(v_chain);
-    v_call_id constant bigint := guard.booking_for(v_chain);
+    v_call_id constant bigint := guard.call_of_chain(v_chain);
     v_intents bigint[];
     v_request jsonb;
     v_appointment_id bigint;
@@ -242,7 +242,10 @@ begin
             select
                 c.company_id, c.id, v_customer_id, v_service_id, v_staff_id, v_remote.booking_id,
                 coalesce(v_request ->> 'source', 'retell_webhook'),
-                case v_remote.state when 'cancelled' then 'cancelled' else coalesce(v_request ->> 'status', 'booked') end,
+                case
+                    when v_remote.state = 'cancelled' then 'cancelled'
+                    else coalesce(v_request ->> 'status', 'booked')
+                end,
                 coalesce(v_remote.starts_at, v_starts_at), coalesce(v_remote.ends_at, v_ends_at), now(), now()
             from public.calls as c
             where c.id = v_call_id
@@ -318,6 +321,7 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_chain text[];
     v_remote guard.remote_bookings;
     v_call_id bigint;
     v_mismatch text;
@@ -347,8 +351,9 @@ exception
     -- sqlstate 'ZG000' is the whole class: rules that are enforced
     when data_exception or integrity_constraint_violation or raise_exception or sqlstate 'ZG000' then
         get stacked diagnostics v_constraint = constraint_name;
-        v_remote := guard.current_booking(guard.booking_chain(array[p_booking_id]));
-        v_call_id := guard.booking_for(guard.booking_chain(array[p_booking_id]));
+        v_chain := guard.booking_chain(array[p_booking_id]);
+        v_remote := guard.current_booking(v_chain);
+        v_call_id := guard.call_of_chain(v_chain);
         update guard.remote_bookings as r
         set refused = sqlstate, call_id = coalesce(v_call_id, r.call_id), updated_at = now()
         where r.booking_id = v_remote.booking_id;
@@ -364,7 +369,7 @@ exception
         end if;
         select min(a.id) into appointment_id
         from public.appointments as a
-        where a.calcom_v2_booking_id = any(guard.booking_chain(array[p_booking_id]));
+        where a.calcom_v2_booking_id = any(v_chain);
         action := 'queued';
         return next;
 end
@@ -416,7 +421,7 @@ begin
                 coalesce(q.call_id, 0) = 0
                 and q.reason = 'booking_without_call'
                 and q.status <> 'resolved'
-                and guard.booking_for(guard.booking_chain(array[r.booking_id])) is not null
+                and guard.call_of_chain(guard.booking_chain(array[r.booking_id])) is not null
         ) as waiting
         order by waiting.updated_at
         limit 100

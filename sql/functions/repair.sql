@@ -5,6 +5,7 @@
 -- provides: function guard.repair_missing_appointment(bigint[])
 -- provides: function guard.repair_inconsistent_link_status(bigint[])
 -- provides: function guard.queue_violations(text, bigint[], text, boolean)
+-- provides: function guard.lock_for_repair(text, bigint[])
 -- provides: function guard.repair(text, bigint[])
 --
 -- Repairing what stands in the tables. guard.repair is the way in: it locks the rows, judges them again, has the
@@ -15,8 +16,8 @@
 -- repaired, and it is no defect of its own.
 --
 -- Locks: FOR UPDATE on the rows, in the order of their ids; a row that another session holds is skipped, and found
--- again the next time; so is an appointment whose call another session holds. FOR UPDATE, and not less, because it waits
--- for nobody but meets the key lock of a session that is just adding an appointment to the call.
+-- again the next time; so is an appointment whose call another session holds. FOR UPDATE, and not less, because it
+-- waits for nobody but meets the key lock of a session that is just adding an appointment to the call.
 
 create or replace function guard.changes(p_before jsonb, p_after jsonb)
 returns jsonb
@@ -91,8 +92,8 @@ $$;
 comment on function guard.rewrite_calls(bigint[]) is
 'Repairs calls whose own triggers know how: writes them as they are.';
 
--- The same for appointments, of those that can be linked: to write the others would only move their updated_at, where the
--- application keeps it. The calls that they are linked to follow, and what these said before is recorded as well.
+-- The same for appointments, of those that can be linked: to write the others would only move their updated_at, where
+-- the application keeps it. The calls that they are linked to follow, and what these said before is recorded as well.
 create or replace function guard.rewrite_appointments(p_ids bigint[])
 returns integer
 language plpgsql
@@ -202,9 +203,9 @@ $$;
 comment on function guard.repair_inconsistent_link_status(bigint[]) is
 'Repairs link status and flags of calls: they follow the appointments.';
 
--- Asks a person about violations, once. After an answer not again, unless it is another defect: its values are others, or
--- its incident was resolved and has opened again since; when the row was written says nothing, since triggers of the
--- application's may move updated_at. p_again: another defect in any case, since the one that was asked about was repaired.
+-- Asks a person about violations, once. After an answer not again, unless it is another defect: its values are others,
+-- or its incident was resolved and has opened again since; when the row was written says nothing, since triggers of the
+-- application's may move updated_at. p_again: another defect in any case, since the one asked about was repaired.
 create or replace function guard.queue_violations(
     p_rule text, p_ids bigint[], p_error text = null, p_again boolean = false
 )
@@ -267,6 +268,49 @@ $$;
 comment on function guard.queue_violations(text, bigint[], text, boolean) is
 'Ask a person about rows that break a rule, once; returns how many items are new.';
 
+create or replace function guard.lock_for_repair(p_entity_type text, p_ids bigint[])
+returns bigint[]
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_ids bigint[];
+    v_calls bigint[];
+begin
+    if p_entity_type = 'call' then
+        return array(select c.id from public.calls as c where c.id = any(p_ids) order by c.id for update skip locked);
+    end if;
+    v_ids := array(
+        select a.id from public.appointments as a where a.id = any(p_ids) order by a.id for update skip locked
+    );
+    -- with the calls that would follow them
+    v_calls := array(
+        select c.id
+        from public.calls as c
+        where
+            c.booking_id = any(array(
+                select a.calcom_v2_booking_id from public.appointments as a where a.id = any(v_ids)
+            ))
+        order by c.id
+        for update skip locked
+    );
+    return array(
+        select a.id
+        from public.appointments as a
+        where
+            a.id = any(v_ids)
+            and not exists (
+                select from public.calls as c where c.booking_id = a.calcom_v2_booking_id and c.id <> all(v_calls)
+            )
+    );
+end
+$$;
+
+comment on function guard.lock_for_repair(text, bigint[]) is
+'Lock calls or appointments for a repair; returns those that no other session holds.';
+
 -- A row that cannot be written, because a constraint of the application's stands against it say, must not keep the
 -- others from being repaired: a batch that fails is repaired in halves, and the one row is left to a person.
 -- called_false: rows of which a person has said that nothing is wrong, and which were not written since: left alone.
@@ -281,7 +325,6 @@ as $$
 declare
     v_rule guard.rules;
     v_ids bigint[];
-    v_calls bigint[];
     v_left bigint[];
     v_half record;
     v_error text;
@@ -298,34 +341,8 @@ begin
     end if;
     select r.* into v_rule from guard.rules as r where r.rule = p_rule;
     v_ids := array(select i.id from unnest(p_ids) as i (id) where guard.mode_for(p_rule, i.id) in ('correct', 'enforce'));
-    -- a statement of its own for the judgement: it sees what those committed who held the rows before
-    if v_rule.entity_type = 'call' then
-        v_ids := array(select c.id from public.calls as c where c.id = any(v_ids) order by c.id for update skip locked);
-    else
-        v_ids := array(
-            select a.id from public.appointments as a where a.id = any(v_ids) order by a.id for update skip locked
-        );
-        -- with the calls that would follow them
-        v_calls := array(
-            select c.id
-            from public.calls as c
-            where
-                c.booking_id = any(array(
-                    select a.calcom_v2_booking_id from public.appointments as a where a.id = any(v_ids)
-                ))
-            order by c.id
-            for update skip locked
-        );
-        v_ids := array(
-            select a.id
-            from public.appointments as a
-            where
-                a.id = any(v_ids)
-                and not exists (
-                    select from public.calls as c where c.booking_id = a.calcom_v2_booking_id and c.id <> all(v_calls)
-                )
-        );
-    end if;
+    v_ids := guard.lock_for_repair(v_rule.entity_type, v_ids);
+    -- a statement of its own: it sees what those committed who held the rows before
     begin
         select
             coalesce(array_agg(v.entity_id order by v.entity_id) filter (where not v.is_false), '{}'),

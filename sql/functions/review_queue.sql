@@ -330,9 +330,10 @@ $$;
 comment on function guard.settle_calls(bigint[]) is
 'Close what was queued for want of an appointment that is there now, and clear the calls'' flags; returns how many.';
 
--- The hourly retry: what was queued because a booking was not there, or not whole, is looked at again. An item is retried
--- max_retry_attempts times. Idempotent; a second session at the same time does nothing, and so does a standby.
--- Locks: the items and their calls; what others have locked is left for the next time.
+-- The hourly retry: what was queued because a booking was not there, or not whole, is looked at again. An item is
+-- retried max_retry_attempts times. Idempotent; a second session at the same time does nothing, and so does a standby.
+-- Locks: the bookings that wait, as in sql/functions/remote_bookings.sql; then the items and their calls, of which what
+-- others have locked is left for the next time.
 create or replace function guard.process_review_queue()
 returns table (examined integer, resolved integer)
 language plpgsql

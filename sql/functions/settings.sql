@@ -80,9 +80,9 @@ comment on function guard.set_setting(text, text) is 'Change a setting; the chan
 
 grant execute on function guard.set_setting(text, text) to guard_operator;
 
--- The one place that says what there is to set: name, default, unit, least and greatest value, meaning. The Python layer
--- reads it here, so each line is six literals; but the zone of the application's local timestamps starts as the one that
--- this server writes them in.
+-- The one place that says what there is to set: name, default, unit, least and greatest value, meaning. The Python
+-- layer reads it here, so each line is six literals; but the zone of the application's local timestamps starts as the
+-- one that this server writes them in.
 insert into guard.settings (name, value, default_value, unit, min_value, max_value, description)
 select
     s.name,

@@ -1,7 +1,8 @@
 -- provides: job report
 --
--- Of yesterday, where the application's clocks are; and of the days before it on which the job did not run, as far as two
--- weeks back and no farther than the first report. A day that cannot be reported on does not keep yesterday's waiting.
+-- Of yesterday, where the application's clocks are; and of the days before it on which the job did not run, as far as
+-- two weeks back and no farther than the first report. A day that cannot be reported on does not keep yesterday's
+-- waiting.
 
 select guard.register_job(
     p_job => 'report',

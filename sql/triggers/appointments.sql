@@ -26,7 +26,8 @@
 --    fail with a serialization error.
 -- At enforce duplicates and overlaps are looked for in turns while their index is not in force (guard.take_turns): the
 -- one who waited looks with a new snapshot. In REPEATABLE READ there is none.
--- Locks: advisory ones for these turns first; FOR NO KEY UPDATE on the affected calls; ROW EXCLUSIVE on the alerts where something is wrong.
+-- Locks: advisory ones for these turns first; FOR NO KEY UPDATE on the affected calls; ROW EXCLUSIVE on the alerts where
+-- something is wrong.
 --
 -- The mode of inconsistent_link_status decides whether calls follow: at correct and enforce they do.
 -- Local timestamp columns are written in settings.app_timezone: set in a function with a `set timezone` clause, the

@@ -4,6 +4,7 @@
 -- provides: view guard_bi.corrections_daily
 --
 -- What was found and what was corrected. An alert is one finding; a correction is one value that was changed.
+
 create or replace view guard_bi.alerts
 with (security_invoker = true)
 as
