@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from psycopg import errors, sql
 
-from guard import adoption, ledger
+from guard import adoption, database, ledger
 from guard.database import Connection
 from guard.errors import GuardError
 
@@ -63,9 +63,7 @@ def run(connection: Connection, own_rules: Path | None = None, app_timezone: str
         connection.execute("set local search_path = pg_catalog, pg_temp")
         # rows that a policy hides would be missing from the counts: better an error
         connection.execute("set local row_security = off")
-        if connection.execute("select to_regclass('public.calls'), to_regclass('public.appointments')").fetchone() in (
-            (None, None),
-        ):
+        if not any(database.has_relation(connection, f"public.{table}") for table in ("calls", "appointments")):
             raise GuardError(
                 "This database has neither public.calls nor public.appointments.",
                 fix="Name the booking database with --dsn, or let guard apply create the tables.",
@@ -185,7 +183,7 @@ def _count(connection: Connection, rule: Rule) -> RuleCount:
 
 
 def _rows(connection: Connection, table: str) -> int:
-    if connection.execute("select to_regclass(%s)", (f"public.{table}",)).fetchone() == (None,):
+    if not database.has_relation(connection, f"public.{table}"):
         return 0
     return _number(connection, f"select count(*) from public.{table}")  # noqa: S608  # one of two constants
 

@@ -62,9 +62,14 @@ def connect(dsn: str, **options: Any) -> Connection:
     return psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **(parameters | options))
 
 
+def has_relation(connection: Connection, name: str) -> bool:
+    """Whether a table, view or index of this qualified name is there."""
+    return connection.execute("select to_regclass(%s)", (name,)).fetchone() != (None,)
+
+
 def require_installed(connection: Connection, table: str) -> None:
     """Raise NotInstalledError unless this table of guard's is there."""
-    if connection.execute("select to_regclass(%s)", (f"guard.{table}",)).fetchone() == (None,):
+    if not has_relation(connection, f"guard.{table}"):
         raise NotInstalledError
 
 

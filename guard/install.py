@@ -1,4 +1,4 @@
-"""Apply and roll back: migrations first, then the ledger's files, then the constraints of tables that guard made.
+"""Apply: migrations first, then the ledger's files, then the constraints of tables that guard made.
 
 Every step is one transaction (a concurrent index build is one statement) and can be repeated: a process that is killed
 anywhere is followed by another that ends in the same catalog.
@@ -6,24 +6,18 @@ anywhere is followed by another that ends in the same catalog.
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
-from psycopg import sql
 from yoyo.migrations import Migration
 
-from guard import adoption, constraints, cron, database, dependents, ledger, locks, migrations
+from guard import adoption, constraints, cron, database, ledger, migrations
 from guard.database import Connection
-from guard.errors import BusyError, GuardError, named
+from guard.errors import BusyError, named
 from guard.locks import retry_on_lock_timeout
 
 #: The key of the session advisory lock that every command which changes the catalog holds ("guard" in ASCII).
@@ -117,7 +111,7 @@ def apply(
         progress(file.path, len(todo) + position, len(todo) + len(again))
         session.step(file.path, lambda file=file: ledger.apply_file(session.worker, file, run.id))  # type: ignore[misc]
         done.append(f"{'applied' if file in difference.pending else 'restored'} {file.path}")
-    done += _drop(session, ledger.compare(session.worker, files).obsolete)
+    done += drop(session, ledger.compare(session.worker, files).obsolete)
     if prune:
         done += _prune(session, difference.orphaned, run)
     for migration in applied:
@@ -199,155 +193,31 @@ def _prune(session: Session, orphaned: list[ledger.SqlObject], run: _Run) -> lis
     known = ledger.entries(session.worker)
     for path, checksum in sorted({(known[obj].path, known[obj].checksum) for obj in orphaned}):
         ledger.log(session.worker, run.id, path, checksum, None)
-    return _drop(session, orphaned)
+    return drop(session, orphaned)
 
 
-def _drop(session: Session, objects: list[ledger.SqlObject], save: Callable[[], None] | None = None) -> list[str]:
+def drop(session: Session, objects: list[ledger.SqlObject], before_rows: Callable[[], None] | None = None) -> list[str]:
     """Drop objects in as few steps as their locks allow. Returns what was done, a line each.
 
-    `save` is called when nobody new gets into what is dropped, and before rows of guard's go.
+    `before_rows` is called when nobody new gets into what is dropped, and before rows of guard's go.
     """
     triggers = [obj for obj in objects if obj.kind == "trigger"]
     rows = [obj for obj in objects if obj.kind in ("rule", "job")]
     code = [obj for obj in objects if obj not in triggers and obj not in rows]
     # where the function is gone, an earlier attempt got beyond this
-    if _exists(session.worker, "to_regprocedure('guard.constraint_statements(text, boolean)')"):
+    removing = "guard.constraint_statements(text, boolean)"
+    if session.worker.execute("select to_regprocedure(%s)", (removing,)).fetchone() != (None,):
         for rule in (obj.identity for obj in rows if obj.kind == "rule"):
             constraints.remove(session.worker, session.observer, rule)
     for table in sorted({obj.identity.split(" ")[0] for obj in triggers}):
         of_table = [obj for obj in triggers if obj.identity.startswith(f"{table} ")]
         session.step(f"triggers of {table}", lambda of=of_table: ledger.drop(session.worker, of))  # type: ignore[misc]
-    if save is not None:
+    left = [*code, *rows]
+    if before_rows is not None:
         if code:
             session.step("functions and views", lambda: ledger.drop(session.worker, code))
-        locks.wait_for_writers(session.observer, "rollback")
-        save()
-    left = [*code, *rows] if save is None else rows
+        before_rows()
+        left = rows
     if left:
         session.step("functions, views and rules", lambda: ledger.drop(session.worker, left))
     return [f"dropped {obj}" for obj in [*triggers, *code, *rows]]
-
-
-def _exists(connection: Connection, expression: str) -> bool:
-    return connection.execute(f"select {expression}".encode()).fetchone() != (None,)
-
-
-def rollback(
-    session: Session,
-    progress: Progress,
-    *,
-    to: str | None = None,
-    everything: bool = False,
-    save: Callable[[], None] = lambda: None,
-) -> list[str]:
-    """Undo the last apply, or all applies down to migration `to`, or everything. Returns what was done, a line each.
-
-    With `everything` the schema is as it was before guard: only what guard added is removed, and corrections stay.
-    `save` is called before rows of guard's own go, and when what is undone writes no more: then no value is lost that
-    was corrected meanwhile. Raises GuardError before the first change for an unknown migration, where there is nothing
-    to undo, and where objects of others depend on what would go.
-    """
-    worker = session.worker
-    if not migrations.is_installed(worker):
-        raise GuardError("Guard is not installed in this database.", fix="There is nothing to roll back.")
-    done: list[str] = []
-    yoyo = migrations.Migrations(session.dsn, session.observer)
-    try:
-        applied = yoyo.applied()
-        ids = [migration.id for migration in applied]
-        if to is not None and to not in ids:
-            raise GuardError(f"Migration {to} is not applied here.", fix=f"Applied are: {', '.join(reversed(ids))}.")
-        target_run, target_migration = (None, None) if everything else _target(worker, to)
-        undone = [m for m in [*yoyo.cut_short(), *applied] if target_migration is None or m.id > target_migration]
-        wanted = [] if target_run is None else ledger.texts_as_of(worker, target_run)
-        kept = {obj for file in wanted for obj in file.provides}
-        dropped = [obj for obj in ledger.entries(worker) if obj not in kept]
-        dependents.check(worker, dropped, kept, undone, everything=everything)
-        done += _restore(session, progress, wanted)
-        done += _drop(session, dropped, save if undone else None)
-        for position, migration in enumerate(undone):
-            progress(f"migration {migration.id}", position, len(undone))
-            yoyo.rollback(migration)
-            done += [f"rolled back migration {migration.id}", *yoyo.warnings]
-            yoyo.warnings.clear()
-            if _exists(worker, "to_regclass('guard.objects')"):
-                worker.execute("delete from guard.objects where path = %s", (f"migrations/{migration.id}.sql",))
-    finally:
-        yoyo.close()
-    done += cron.sync(worker)
-    if everything:
-        session.step("schema guard", lambda: migrations.drop_schema(worker))
-        done.append("dropped schema guard")
-    elif _exists(worker, "to_regclass('guard.apply_runs')"):
-        worker.execute(
-            "update guard.apply_runs set undone_at = clock_timestamp() where undone_at is null and id > %s",
-            (target_run or 0,),
-        )
-    return done
-
-
-def _target(connection: Connection, to: str | None) -> tuple[int | None, str | None]:
-    """The run whose objects are wanted (None: no objects), and the last migration to keep (None: none)."""
-    if not _exists(connection, "to_regclass('guard.apply_runs')"):
-        return None, to
-    runs = connection.execute(
-        "select id, last_migration from guard.apply_runs where undone_at is null order by id desc"
-    ).fetchall()
-    if to is not None:
-        return next((run for run, last in runs if last <= to), None), to
-    if not runs:
-        raise GuardError("Every apply has been undone already.", fix="To remove guard, run guard rollback --all.")
-    if len(runs) == 1:
-        raise GuardError(
-            "There is only one apply to undo: that would remove guard.",
-            fix="To remove guard, run guard rollback --all.",
-        )
-    return runs[1][0], runs[1][1]
-
-
-def _restore(session: Session, progress: Progress, wanted: list[ledger.SqlFile]) -> list[str]:
-    """Bring the objects of these files to their texts. Returns what was done, a line each."""
-    now = ledger.entries(session.worker)
-    restored = [f for f in wanted if any(o not in now or now[o].checksum != f.checksum for o in f.provides)]
-    for position, file in enumerate(restored):
-        progress(file.path, position, len(restored))
-        session.step(file.path, lambda file=file: ledger.restore_file(session.worker, file))  # type: ignore[misc]
-    return [f"restored {file.path}" for file in restored]
-
-
-class Export(NamedTuple):
-    """A file of guard's rows, and whether the values before corrections were still there to be saved."""
-
-    path: Path
-    has_alerts: bool
-
-
-def export(connection: Connection, folder: Path) -> Export:
-    """Write every row of guard's own tables to a new file of JSON lines, readable by its owner alone.
-
-    Each line is {"table": name, "row": {...}}.
-    """
-    tables = connection.execute(
-        """
-        select c.relname
-        from pg_catalog.pg_class as c
-        where c.relnamespace = to_regnamespace('guard') and c.relkind in ('r', 'p') and not c.relispartition
-            and c.relname !~ '^_?yoyo'
-        order by c.relname
-        """
-    ).fetchall()
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    path = folder / f"guard-export-{re.sub('[^0-9A-Za-z_-]', '_', connection.info.dbname)}-{moment}.jsonl"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with (
-        os.fdopen(descriptor, "w", encoding="utf-8") as file,
-        connection.transaction(),
-        connection.cursor() as cursor,
-    ):
-        cursor.execute("set transaction isolation level repeatable read read only")
-        for (table,) in tables:
-            for (row,) in cursor.stream(sql.SQL("select to_jsonb(t) from guard.{} as t").format(sql.Identifier(table))):
-                file.write(json.dumps({"table": table, "row": row}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return Export(path, ("data_consistency_alerts",) in tables)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 from psycopg import errors, sql
 
-from guard import assets
+from guard import assets, database
 from guard.database import Connection
 from guard.errors import GuardError, from_database
 
@@ -186,7 +186,7 @@ def on_tables(connection: Connection) -> dict[SqlObject, Entry]:
 
 
 def _recorded(connection: Connection) -> dict[SqlObject, Entry]:
-    if connection.execute("select to_regclass('guard.objects')").fetchone() == (None,):
+    if not database.has_relation(connection, "guard.objects"):
         return {}
     rows = connection.execute(
         "select kind, identity, path, checksum, fingerprint from guard.objects where kind <> 'migration'"
@@ -362,7 +362,7 @@ def drop_statements(connection: Connection, objects: Iterable[SqlObject]) -> lis
         by_kind[o.kind].append(o.identity)
     statements = []
     for table, name in (identity.split(" ") for identity in by_kind["trigger"]):
-        if connection.execute("select to_regclass(%s)", (table,)).fetchone() != (None,):
+        if database.has_relation(connection, table):
             statements.append(f"drop trigger if exists {name} on {table}")
     for kind in ("rule", "job"):
         for name in by_kind[kind]:

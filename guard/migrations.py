@@ -160,7 +160,7 @@ class Migrations:
 
 def is_installed(connection: Connection) -> bool:
     """Whether the schema guard is there and guard's own; it may be on its way in or out."""
-    return connection.execute("select to_regclass('guard.provenance')").fetchone() != (None,)
+    return database.has_relation(connection, "guard.provenance")
 
 
 def drop_schema(connection: Connection) -> None:
@@ -211,6 +211,6 @@ def shipped() -> list[Migration]:
 
 def applied_ids(connection: Connection) -> set[str]:
     """The ids of the applied migrations, read-only; empty where guard is not installed."""
-    if connection.execute("select to_regclass(%s)", (f"guard.{_MIGRATION_TABLE}",)).fetchone() == (None,):
+    if not database.has_relation(connection, f"guard.{_MIGRATION_TABLE}"):
         return set()
     return {row[0] for row in connection.execute("select migration_id from guard._yoyo_migration").fetchall()}

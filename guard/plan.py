@@ -14,7 +14,7 @@ from typing import TypedDict
 
 import sqlparse
 
-from guard import constraints, cron, ledger, migrations
+from guard import constraints, cron, database, ledger, migrations
 from guard.database import Connection
 
 #: Statement form → lock mode. The group `table` names the relation that is locked, or an index of it.
@@ -143,14 +143,14 @@ def _constraint(rule: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_registered(connection: Connection, rule: str) -> bool:
-    if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
+    if not database.has_relation(connection, "guard.rules"):
         return False
     return connection.execute("select from guard.rules where rule = %s", (rule,)).fetchone() is not None
 
 
 def _is_own(connection: Connection, table: str) -> bool:
     """Whether guard makes, or made, the table."""
-    if connection.execute("select to_regclass('guard.provenance')").fetchone() == (None,):
+    if not migrations.is_installed(connection):
         return _size(connection, table) is None
     query = "select from guard.provenance where kind = 'table' and relation = %s"
     return connection.execute(query, (table,)).fetchone() is not None

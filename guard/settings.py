@@ -29,7 +29,7 @@ from pydantic_settings import (
 from guard import assets, database
 from guard.breaker import GLOBAL_KEY, service_key, staff_key
 from guard.database import Connection
-from guard.errors import GuardError, NotInstalledError
+from guard.errors import GuardError
 from guard.retrying import RetryBudget
 
 PREFIX = "GUARD_"
@@ -213,7 +213,7 @@ def listing(connection: Connection) -> list[Listed]:
 
 def change(connection: Connection, name: str, value: str) -> Changed:
     """Change a setting in the table; audited. Raises psycopg errors with SQLSTATEs ZG001 to ZG003 for bad input."""
-    _require_installed(connection)
+    database.require_installed(connection, "settings")
     row = connection.execute("select name, value, unit from guard.set_setting(%s, %s)", (name, value)).fetchone()
     assert row is not None  # noqa: S101  # the function returns the row that it changed
     return {"name": row[0], "value": row[1], "unit": row[2]}
@@ -225,7 +225,7 @@ Layers = dict[str, dict[str, Any]]
 
 def _rows(connection: Connection) -> list[Row]:
     """Name, value, default, unit, least and greatest value, and description of each row of the table."""
-    _require_installed(connection)
+    database.require_installed(connection, "settings")
     return connection.execute(
         "select s.name, s.value, s.default_value, s.unit, s.min_value::text, s.max_value::text, s.description"
         " from guard.settings as s order by s.name"
@@ -300,8 +300,3 @@ def _correction(origin: str, name: str) -> str:
         "environment": f"Correct {PREFIX}{name.upper()}, or unset it.",
         "file": f"Correct it in {os.environ.get('GUARD_CONFIG') or FILE}, or remove it.",
     }.get(origin, f"Correct it with guard settings set {name} VALUE.")
-
-
-def _require_installed(connection: Connection) -> None:
-    if connection.execute("select to_regclass('guard.settings')").fetchone() == (None,):
-        raise NotInstalledError

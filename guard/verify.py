@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from psycopg import errors
 
-from guard import constraints, cron, ledger, migrations, rules
+from guard import constraints, cron, database, ledger, migrations, rules
 from guard.database import Connection
 from guard.ledger import SqlObject
 
@@ -71,14 +71,14 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
 
 
 def _registered(connection: Connection) -> list[str]:
-    if connection.execute("select to_regclass('guard.rules')").fetchone() == (None,):
+    if not database.has_relation(connection, "guard.rules"):
         return []
     return [rule for (rule,) in connection.execute("select r.rule from guard.rules as r order by r.rule").fetchall()]
 
 
 def _migrations(connection: Connection, applied: set[str]) -> Iterator[Finding]:
     checksums: dict[str, str] = {}
-    if connection.execute("select to_regclass('guard.objects')").fetchone() != (None,):
+    if database.has_relation(connection, "guard.objects"):
         rows = connection.execute("select identity, checksum from guard.objects where kind = 'migration'")
         checksums = dict(rows.fetchall())
     shipped = migrations.shipped()

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from guard import install
+from guard import rollback as rolling_back
 from tests.databases import PROJECT
 
 TABLES = ("companies", "customers", "services", "staff", "calls", "appointments")
@@ -73,5 +74,5 @@ def rollback(dsn: str, export_to: Path | None = None, **options: Any) -> list[st
     """What `guard rollback` does, in this process."""
     with install.exclusive(dsn) as session:
         if export_to is not None:
-            install.export(session.worker, export_to)
-        return install.rollback(session, lambda *_: None, **options)
+            rolling_back.export(session.worker, export_to)
+        return rolling_back.run(session, lambda *_: None, **options)

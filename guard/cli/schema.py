@@ -10,6 +10,7 @@ from rich.text import Text
 
 from guard import database, install
 from guard import plan as planning
+from guard import rollback as rolling_back
 from guard import verify as verifying
 from guard.cli.base import FOUND, State, json_option, pass_state
 
@@ -103,7 +104,7 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
         exported: list[Path] = []
 
         def save() -> None:
-            path, has_alerts = install.export(session.worker, export_to)
+            path, has_alerts = rolling_back.export(session.worker, export_to)
             exported.append(path)
             what = (
                 "Guard's rows, with the values before every correction, are"
@@ -113,7 +114,7 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
             state.err.print(f"{what} saved in {path}.")
 
         task = bar.add_task("rollback", total=None)
-        done = install.rollback(
+        done = rolling_back.run(
             session,
             lambda what, position, total: bar.update(task, description=what, completed=position, total=total),
             to=to,
