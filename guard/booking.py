@@ -65,14 +65,6 @@ class Booking:
     retry_after: float | None = None
 
 
-class InvalidBookingError(Exception):
-    """The appointment was written, and is not what it should be: take it back."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
-
-
 class BookingGuard:
     """Books through a circuit breaker, with a write-ahead intent. Thread-safe; no connection waits for the calendar.
 
@@ -213,19 +205,21 @@ def _mark(connection: Connection, key: str, booking_id: str) -> None:
 def _record(connection: Connection, key: str, booking_id: str) -> None:
     """Write and validate the appointment in one transaction; if that cannot be, take it back and ask a person."""
     _mark(connection, key, booking_id)
+    wrong: str | None = None
     try:
         with connection.transaction():
             row = connection.execute("select state from guard.record_booking(%s, '{}')", (key,)).fetchone()
             if row != ("compensated",):
                 valid = connection.execute("select success, reason from guard.validate_booking(%s)", (key,)).fetchone()
                 if valid is not None and not valid[0]:
-                    raise InvalidBookingError(valid[1])
+                    wrong = valid[1]
+                    raise psycopg.Rollback
     except psycopg.OperationalError:
         raise  # a lock, a deadlock, a connection: that says nothing about the booking
-    except InvalidBookingError as error:
-        _fail(connection, key, "appointment_validation_failed", error.reason)
     except psycopg.Error as error:
-        _fail(connection, key, "appointment_validation_failed", str(error.sqlstate))
+        wrong = str(error.sqlstate)
+    if wrong is not None:
+        _fail(connection, key, "appointment_validation_failed", wrong)
 
 
 def _give_up(connection: Connection, key: str, cause: str) -> None:

@@ -53,15 +53,10 @@ def _objects(connection: Connection, *, wanted: bool = False) -> dict[str, SqlOb
     """The constraint of each rule that has one, as the ledger names it; of those alone whose mode wants it."""
     rows = connection.execute(
         """
-        select
-            r.rule,
-            case r.constraint_kind when 'unique' then 'index' else 'constraint' end,
-            case r.constraint_kind
-                when 'unique' then 'public.guard_' || r.rule
-                else 'public.' || r.entity_type || 's guard_' || r.rule
-            end
+        select r.rule, o.kind, o.identity
         from guard.rules as r
-        where r.constraint_kind is not null and (not %s or guard.constraint_wanted(r.rule))
+        cross join lateral guard.constraint_object(r.rule) as o
+        where not %s or guard.constraint_wanted(r.rule)
         order by r.rule
         """,
         (wanted,),
@@ -111,7 +106,7 @@ def install_on_own_tables(worker: Connection, observer: Connection) -> list[str]
 
 def due_on_own_tables(connection: Connection) -> list[str]:
     """The rules whose mode wants a constraint, on a table that guard made, that is not in force as guard makes it."""
-    if connection.execute("select to_regprocedure('guard.constraint_wanted(text)')").fetchone() == (None,):
+    if connection.execute("select to_regprocedure('guard.constraint_object(text)')").fetchone() == (None,):
         return []
     rows = connection.execute(
         """

@@ -58,9 +58,8 @@ def run(connection: Connection, own_rules: Path | None = None) -> Verification:
         if functions_are_sound:
             findings += _constraints(connection)
             findings += _slipping_through(connection)
-        if functions_are_sound and not any(finding["kind"] == "time_zone" for finding in findings):
-            findings += _clock(connection)
-        if functions_are_sound:
+            if not any(finding["kind"] == "time_zone" for finding in findings):
+                findings += _clock(connection)
             notes += _undelivered(connection)
         if not findings:
             probed = _probe(connection, findings, notes)

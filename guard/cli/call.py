@@ -9,7 +9,6 @@ from typing import Any
 import click
 from rich.text import Text
 
-from guard import database
 from guard.cli.base import Row, State, cell, json_option, local_time, pass_state
 from guard.errors import GuardError
 
@@ -46,8 +45,6 @@ def call(state: State, call_id: int) -> None:
     Example:
       guard call 20001
     """
-    with state.connect() as connection:
-        database.require_installed(connection, "settings")
     known = state.query("select guard.call_history(%(id)s::bigint) as known", id=call_id)[0]["known"]
     if known is None:
         raise GuardError(f"There is no call {call_id}.", fix="Give the id of a row of public.calls.")

@@ -2,6 +2,7 @@
 -- provides: function guard.constraint_yields(text)
 -- provides: function guard.constraint_wanted(text)
 -- provides: function guard.constraint_statements(text, boolean)
+-- provides: function guard.constraint_object(text)
 -- provides: function guard.record_constraint(text, text)
 -- provides: function guard.index_in_force(text)
 -- provides: function guard.is_enforced(text)
@@ -146,6 +147,28 @@ comment on function guard.constraint_statements(text, boolean) is
 
 grant execute on function guard.constraint_statements(text, boolean) to guard_operator;
 
+create or replace function guard.constraint_object(p_rule text)
+returns table (kind text, identity text)
+language sql
+stable
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        case r.constraint_kind when 'unique' then 'index' else 'constraint' end,
+        case r.constraint_kind
+            when 'unique' then 'public.guard_' || r.rule
+            else 'public.' || r.entity_type || 's guard_' || r.rule
+        end
+    from guard.rules as r
+    where r.rule = p_rule and r.constraint_kind is not null
+$$;
+
+comment on function guard.constraint_object(text) is
+'The table constraint of a rule, as the ledger names it; no row for a rule that has none.';
+
+grant execute on function guard.constraint_object(text) to guard_operator, guard_monitor;
+
 -- Whoever owns the table installs and removes constraints; the ledger is guard's. p_fingerprint: what the catalog holds
 -- now, as the ledger digests it; null when the constraint is gone. Locks: ROW EXCLUSIVE on guard.objects.
 create or replace function guard.record_constraint(p_rule text, p_fingerprint text)
@@ -161,16 +184,11 @@ begin
         where o.kind in ('index', 'constraint') and o.identity ~ ('[. ]guard_' || p_rule || '$');
     else
         insert into guard.objects (kind, identity, path, checksum, fingerprint)
-        select
-            case r.constraint_kind when 'unique' then 'index' else 'constraint' end,
-            case r.constraint_kind
-                when 'unique' then 'public.guard_' || r.rule
-                else 'public.' || r.entity_type || 's guard_' || r.rule
-            end,
-            o.path, md5(r.constraint_definition), p_fingerprint
+        select c.kind, c.identity, o.path, md5(r.constraint_definition), p_fingerprint
         from guard.rules as r
+        cross join lateral guard.constraint_object(r.rule) as c
         inner join guard.objects as o on o.kind = 'rule' and o.identity = r.rule
-        where r.rule = p_rule and r.constraint_kind is not null
+        where r.rule = p_rule
         on conflict (kind, identity) do update set
             path = excluded.path,
             checksum = excluded.checksum,

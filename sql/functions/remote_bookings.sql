@@ -2,6 +2,7 @@
 -- provides: function guard.lock_bookings(text[])
 -- provides: function guard.current_booking(text[])
 -- provides: function guard.call_of_chain(text[])
+-- provides: function guard.settle_booking_reviews(text[], text, text)
 -- provides: function guard.sync_booking(text)
 -- provides: function guard.try_sync_booking(text)
 -- provides: function guard.sync_bookings(text[])
@@ -146,6 +147,43 @@ $$;
 comment on function guard.call_of_chain(text[]) is
 'The call of a chain: by appointment, intent, calls.booking_id, or the ids in its metadata; null if none is known.';
 
+-- What was asked about bookings whose call was not known: p_booking_id is the current one of the chain, p_action what
+-- guard.sync_booking did about it.
+create or replace function guard.settle_booking_reviews(p_chain text[], p_booking_id text, p_action text)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform guard.resolve_review(q.id, case p_action
+        when 'cancelled' then 'the calendar has cancelled the booking'
+        when 'queued' then 'the booking was moved to ' || p_booking_id
+        else 'the booking has its appointment now'
+    end)
+    from (
+        select n.id
+        from guard.manual_review_queue as n
+        where
+            coalesce(n.call_id, 0) = 0
+            and n.reason::text = any('{booking_without_call,appointment_validation_failed}')
+            and n.subject = any(p_chain)
+            and n.status <> 'resolved'
+            and (p_action <> 'queued' or n.subject <> p_booking_id)
+        for no key update
+    ) as q;
+    if p_action = 'queued' then
+        perform guard.queue_review(
+            null, 'booking_without_call', jsonb_build_object('subject', p_booking_id, 'booking_id', p_booking_id)
+        );
+    end if;
+end
+$$;
+
+comment on function guard.settle_booking_reviews(text[], text, text) is
+'Close what was asked about the bookings of a chain, or ask whose booking it is while no call is known.';
+
 -- The caller holds guard.lock_bookings, and has written down what it heard. What the appointment's columns lack is
 -- taken from the intent's request; what they have stays, but for uid and times, which are the calendar's. Where events
 -- came in an order that made two appointments of one chain, the one that is not current is retired as rescheduled.
@@ -282,28 +320,7 @@ begin
     set call_id = coalesce(v_call_id, r.call_id), refused = null, updated_at = now()
     where r.booking_id = any(v_chain);
 
-    perform guard.resolve_review(q.id, case action
-        when 'cancelled' then 'the calendar has cancelled the booking'
-        when 'queued' then 'the booking was moved to ' || v_remote.booking_id
-        else 'the booking has its appointment now'
-    end)
-    from (
-        select n.id
-        from guard.manual_review_queue as n
-        where
-            coalesce(n.call_id, 0) = 0
-            and n.reason::text = any('{booking_without_call,appointment_validation_failed}')
-            and n.subject = any(v_chain)
-            and n.status <> 'resolved'
-            and (action <> 'queued' or n.subject <> v_remote.booking_id)
-        for no key update
-    ) as q;
-    if action = 'queued' then
-        perform guard.queue_review(
-            null, 'booking_without_call',
-            jsonb_build_object('subject', v_remote.booking_id, 'booking_id', v_remote.booking_id)
-        );
-    end if;
+    perform guard.settle_booking_reviews(v_chain, v_remote.booking_id, action);
     return next;
 end
 $$;
