@@ -20,6 +20,8 @@ from tests.processes import WAITING, invoke, start, transaction, wait_until, wri
 if TYPE_CHECKING:
     from tests.databases import MakeDatabase, RunGuard
 
+pytestmark = pytest.mark.slow
+
 INDEX = "guard_appointments_call_id"
 
 
@@ -55,7 +57,6 @@ def test_again_does_nothing(made: str, request: pytest.FixtureRequest, guard: Ru
     assert query(dsn, "select id, finished_at from guard.apply_runs") == runs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("made", ["database", "adopted"])
 def test_apply_after_rollback_equals_apply(made: str, request: pytest.FixtureRequest) -> None:
     dsn = request.getfixturevalue(made)
@@ -82,7 +83,6 @@ def test_unknown_time_zone_changes_nothing(legacy: str, guard: RunGuard) -> None
 # --- upgrades ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5, 7, 9, 11])
 def test_upgrade_from_the_first_migrations(count: int, legacy: str, adopted: str, project: Path) -> None:
     aside = project / "aside"
@@ -98,7 +98,6 @@ def test_upgrade_from_the_first_migrations(count: int, legacy: str, adopted: str
     assert catalog(legacy) == catalog(adopted)
 
 
-@pytest.mark.slow
 def test_upgrade_from_older_texts(legacy: str, adopted: str, project: Path) -> None:
     def amend(path: str, old: str, new: str) -> None:
         file = project / path
@@ -150,7 +149,6 @@ def test_upgrade_from_older_texts(legacy: str, adopted: str, project: Path) -> N
 # --- locks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_writers_pass_while_a_reader_is_in_the_way(legacy: str, adopted: str) -> None:
     with transaction(legacy, "select count(*) from calls"):
         process = start(legacy, "apply")
@@ -166,7 +164,6 @@ def test_writers_pass_while_a_reader_is_in_the_way(legacy: str, adopted: str) ->
     assert catalog(legacy) == catalog(adopted)
 
 
-@pytest.mark.slow
 def test_reader_that_stays_is_named(legacy: str, adopted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "ATTEMPTS", 2)
     with transaction(legacy, "select count(*) from calls where from_number <> '+4915112345678'") as reader:
@@ -196,7 +193,6 @@ def test_blocking_query_is_masked(query_text: str, shown: str) -> None:
     assert locks.masked(query_text) == shown
 
 
-@pytest.mark.slow
 def test_index_build_waits_for_an_old_snapshot_and_is_resumed(
     legacy: str, adopted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +237,6 @@ def test_lock_timeout_is_retried_until_the_lock_is_there(legacy: str) -> None:
         session.worker.execute("select from not_there")
 
 
-@pytest.mark.slow
 def test_two_at_once(legacy: str, adopted: str, guard: RunGuard) -> None:
     with transaction(legacy, "select from calls"):
         first = start(legacy, "apply")
@@ -310,7 +305,6 @@ def ddl_commands(dsn: str, event: str, *arguments: str) -> int:
     return count
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("made", ["empty", "legacy"])
 @pytest.mark.parametrize("event", ["ddl_command_start", "ddl_command_end"])
 def test_killed_anywhere_then_applied_again(
@@ -329,7 +323,6 @@ def test_killed_anywhere_then_applied_again(
         assert unfinished == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("event", ["ddl_command_start", "sql_drop"])
 def test_killed_anywhere_then_rolled_back_again(
     event: str, legacy: str, adopted_template: str, make_database: MakeDatabase, tmp_path: Path, guard: RunGuard
@@ -355,7 +348,6 @@ def test_killed_anywhere_then_rolled_back_again(
         assert ("the values before every correction" in again.stderr) or len(list(folder.iterdir())) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("migration", ["0008.index-appointments-call", "0012.index-appointments-period"])
 def test_killed_while_an_index_is_built(migration: str, legacy: str, adopted: str) -> None:
     apply(legacy)
@@ -384,7 +376,6 @@ def test_end_of_the_process_ends_its_statement(legacy: str) -> None:
         wait_until(legacy, f"select not ({WAITING})")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("made", ["invalid", "missing"])
 def test_index_that_was_lost_is_found_and_rebuilt(made: str, adopted: str, guard: RunGuard) -> None:
     before = catalog(adopted)
@@ -402,7 +393,6 @@ def test_index_that_was_lost_is_found_and_rebuilt(made: str, adopted: str, guard
     assert guard(adopted, "verify").returncode == 0
 
 
-@pytest.mark.slow
 def test_writers_while_it_is_applied(legacy: str) -> None:
     """No write fails, deadlocks or waits for long while guard is installed."""
     with writer(legacy) as failures:
@@ -410,7 +400,6 @@ def test_writers_while_it_is_applied(legacy: str) -> None:
     assert failures == []
 
 
-@pytest.mark.slow
 def test_writers_while_it_is_applied_again(adopted: str) -> None:
     execute(
         adopted,

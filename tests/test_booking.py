@@ -279,6 +279,7 @@ def test_recovery_waits_for_nobody_and_rolls_nothing_back_for_it(booking: str, c
     assert_nothing_is_lost(booking, calendar)
 
 
+@pytest.mark.slow
 def test_the_job_recovers_what_nobody_recovers(booking: str, calendar: Calendar, guard: RunGuard) -> None:
     with psycopg.connect(booking, autocommit=True) as connection:
         connection.execute("select guard.begin_booking(k, k::int, '{}') from unnest('{1,2,3}'::text[]) as k")
@@ -460,6 +461,7 @@ def test_a_late_answer_that_breaks_off_is_remembered(booking: str, calendar: Cal
     assert_nothing_is_lost(booking, calendar)
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_after_the_calendar_has_booked(
     booking: str, calendar: Calendar, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -244,6 +244,7 @@ def test_narrow_terminal(adopted: str) -> None:
         assert ("company" in found) == known
 
 
+@pytest.mark.slow
 def test_incidents_of_jobs_and_rules_say_which(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
@@ -292,6 +293,7 @@ def test_tick_without_a_job_that_is_due_prints_json_too(adopted: str) -> None:
     assert invoke(adopted, "tick", "--json").stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_exit_statuses(legacy: str, make_database: MakeDatabase) -> None:
     empty = make_database()
     assert invoke(empty, "audit").exit_code == 1

@@ -18,6 +18,8 @@ from tests.databases import PROJECT
 if TYPE_CHECKING:
     from tests.databases import RunGuard
 
+pytestmark = pytest.mark.slow
+
 Findings = set[tuple[str, str]]
 
 
@@ -190,7 +192,6 @@ def test_changes_by_hand_are_found_and_taken_back(adopted: str) -> None:
     assert findings(adopted) == set()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("change", "finding"), DRIFT.values(), ids=DRIFT.keys())
 def test_change_by_hand_is_found_and_taken_back(change: str, finding: tuple[str, str], adopted: str) -> None:
     before = catalog(adopted)
@@ -210,7 +211,6 @@ def test_all_triggers_disabled_at_once(adopted: str) -> None:
     assert findings(adopted) == set()
 
 
-@pytest.mark.slow
 def test_orphans_are_found_and_dropped_only_when_asked_for(adopted: str, project: Path) -> None:
     before = catalog(adopted)
     file = project / "sql" / "functions" / "one.sql"

@@ -209,6 +209,7 @@ def test_guard_config_names_the_file(folder: Path, monkeypatch: pytest.MonkeyPat
         Settings.load()
 
 
+@pytest.mark.slow
 def test_the_command(database: str, guard: RunGuard) -> None:
     changed = guard(database, "settings", "set", "cooldown_seconds", "60")
     assert changed.stdout == "cooldown_seconds is now 60 (seconds).\n"

@@ -33,6 +33,7 @@ def findings(dsn: str) -> set[tuple[str, str]]:
     return {(finding["kind"], finding["object"]) for finding in run(dsn)["findings"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["database", "adopted"])
 def test_sound(made: str, request: pytest.FixtureRequest, guard: RunGuard) -> None:
     dsn = request.getfixturevalue(made)
@@ -230,6 +231,7 @@ def test_index_changed_by_hand(adopted: str) -> None:
     assert run(adopted)["ok"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replaced", [False, True])
 def test_constraint_changed_on_a_table_that_was_found(replaced: bool, adopted: str, guard: RunGuard) -> None:
     execute(adopted, "update calls set direction = 'inbound' where direction is null")
@@ -311,6 +313,7 @@ def test_as_an_operator(adopted: str, guard: RunGuard) -> None:
         execute(adopted, "drop owned by op", "drop role op")
 
 
+@pytest.mark.slow
 def test_rules_that_rest_on_one_that_was_lowered(database: str, guard: RunGuard) -> None:
     assert guard(database, "rules", "set", "tenant_mismatch", "--mode", "enforce").returncode == 0
     lowered = guard(database, "rules", "set", "inconsistent_link_status", "--mode", "observe")

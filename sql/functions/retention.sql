@@ -145,42 +145,42 @@ declare
         p_now - make_interval(days => guard.setting('job_run_retention_days')::integer);
     v_deleted jsonb;
 begin
+    -- by ctid: whatever the statistics say, a batch costs what it deletes
     with breaker_events as (
         delete from guard.circuit_breaker_events
-        where id in (
-            select e.id from guard.circuit_breaker_events as e where e.created_at < v_history_until limit v_batch
-        )
+        where ctid = any(array(
+            select e.ctid from guard.circuit_breaker_events as e where e.created_at < v_history_until limit v_batch
+        ))
         returning 'breaker_events' as what
     ),
     breaker_metrics as (
         delete from guard.circuit_breaker_metrics
-        where (circuit_key, minute, node) in (
-            select m.circuit_key, m.minute, m.node
-            from guard.circuit_breaker_metrics as m where m.minute < v_history_until limit v_batch
-        )
+        where ctid = any(array(
+            select m.ctid from guard.circuit_breaker_metrics as m where m.minute < v_history_until limit v_batch
+        ))
         returning 'breaker_metrics' as what
     ),
     validations as (
         delete from guard.validation_metrics
-        where id in (
-            select v.id from guard.validation_metrics as v where v.created_at < v_history_until limit v_batch
-        )
+        where ctid = any(array(
+            select v.ctid from guard.validation_metrics as v where v.created_at < v_history_until limit v_batch
+        ))
         returning 'validations' as what
     ),
     webhooks as (
         delete from guard.webhook_events
-        where id in (select w.id from guard.webhook_events as w where w.received_at < v_history_until limit v_batch)
+        where ctid = any(array(select w.ctid from guard.webhook_events as w where w.received_at < v_history_until limit v_batch))
         returning 'webhooks' as what
     ),
     faults as (
         delete from guard.faults
-        where id in (select f.id from guard.faults as f where f.created_at < v_history_until limit v_batch)
+        where ctid = any(array(select f.ctid from guard.faults as f where f.created_at < v_history_until limit v_batch))
         returning 'faults' as what
     ),
     messages as (
         delete from guard.messages
-        where id in (
-            select m.id
+        where ctid = any(array(
+            select m.ctid
             from guard.messages as m
             where
                 m.created_at < v_history_until
@@ -189,31 +189,31 @@ begin
                     where d.message_id = m.id and d.status::text = any('{pending,dead}')
                 )
             limit v_batch
-        )
+        ))
         returning 'messages' as what
     ),
     notifications as (
         delete from guard.notifications
-        where id in (
-            select n.id from guard.notifications as n
+        where ctid = any(array(
+            select n.ctid from guard.notifications as n
             where n.message_id is null and n.created_at < v_incidents_until limit v_batch
-        )
+        ))
         returning 'notifications' as what
     ),
     incidents as (
         delete from guard.incidents
-        where id in (
-            select i.id from guard.incidents as i
+        where ctid = any(array(
+            select i.ctid from guard.incidents as i
             where i.resolved_at < v_incidents_until and not i.is_false limit v_batch
-        )
+        ))
         returning 'incidents' as what
     ),
     job_runs as (
         delete from guard.job_runs
-        where id in (
-            select r.id from guard.job_runs as r
+        where ctid = any(array(
+            select r.ctid from guard.job_runs as r
             where r.started_at < v_runs_until and r.status <> 'running' limit v_batch
-        )
+        ))
         returning 'job_runs' as what
     ),
     counts as (
