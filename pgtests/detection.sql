@@ -1,6 +1,6 @@
 -- What slipped through is found within its window, becomes one incident, and is resolved when it is gone.
 begin;
-select plan(23);
+select plan(24);
 
 select set_eq('select mode from guard.rules', array['correct'], 'every rule stands at correct');
 update guard.rules set mode = 'off';
@@ -92,6 +92,12 @@ select lives_ok('select * from guard.detect()', 'also when it fails for an hour'
 select results_eq(
     $$select occurrences, last_seen_at = now() from guard.incidents where rule = 'rule_failed'$$, 'values (1, true)',
     'as one incident'
+);
+select guard.set_incident(i.id, 'resolved', p_is_false => true) from guard.incidents as i where i.rule = 'rule_failed';
+select guard.detect();
+select results_eq(
+    $$select status, is_false from guard.incidents where rule = 'rule_failed'$$, $$values ('open', false)$$,
+    'that a view fails is never false'
 );
 select is_empty(
     $$select from guard.incidents where fingerprint = 'missing_direction:call:1' and status = 'resolved'$$,

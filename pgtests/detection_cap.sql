@@ -1,6 +1,6 @@
 -- A flood: a rule keeps so many incidents and counts the rest.
 begin;
-select plan(13);
+select plan(14);
 
 update guard.rules set mode = 'off';
 select lives_ok($$select guard.set_setting('incident_sample_cap', '10')$$, 'ten are kept');
@@ -50,6 +50,13 @@ select results_eq(
 );
 select is(
     (select count(*) from guard.incidents where status <> 'resolved'), 3::bigint, 'and those that stand are incidents'
+);
+update public.calls as c set direction = null
+from guard.incidents as i where i.entity_id = c.id and i.entity_type = 'call' and i.status = 'resolved';
+select guard.detect();
+select is(
+    (select count(*) from guard.incidents where status <> 'resolved' and rule = 'missing_direction'), 10::bigint,
+    'those that come back are no more than are kept'
 );
 
 select * from finish();

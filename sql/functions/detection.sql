@@ -85,6 +85,8 @@ declare
     v_gone bigint[];
     v_error text;
 begin
+    -- before any incident is locked or looked at: whoever waited here judges what is there now
+    perform pg_advisory_xact_lock(hashtext('guard.open_incidents'));
     select r.* into v_rule from guard.rules as r where r.rule = p_rule;
     begin
         with found as (

@@ -11,8 +11,8 @@
 -- "details"}]; where there is no entity_id the subject tells incidents of one rule apart. Returns how many are new, or
 -- have come back after they were resolved: those get an alert, unless the write that made the defect left one, and a
 -- message in the outbox; so does one whose snooze is over, which is not new. A rule keeps at most incident_sample_cap
--- standing incidents. What a person called false stays quiet until the row is written again. A defect that stands as it
--- was is written once a minute, not each time it is seen.
+-- standing incidents. What a person called false stays quiet until the row is written again; what is no row, a view that
+-- fails say, does not. A defect that stands as it was is written once a minute, not each time it is seen.
 -- Locks: an advisory lock, one session at a time: so what it reads before it writes holds.
 create or replace function guard.open_incidents(p_found jsonb)
 returns integer
@@ -47,8 +47,10 @@ begin
             and i.last_seen_at >= now() - interval '1 minute'
             and coalesce(i.occurred_at >= f.occurred_at, true)
             and i.details = coalesce(f.details, '{}') as is_known,
-            coalesce(i.is_false and f.occurred_at is not distinct from i.occurred_at, false) as is_quiet,
-            row_number() over (partition by f.rule, i.id is null order by f.occurred_at desc nulls last) as place
+            coalesce(i.is_false and f.occurred_at = i.occurred_at, false) as is_quiet,
+            row_number() over (
+                partition by f.rule, coalesce(i.status = 'resolved', true) order by f.occurred_at desc nulls last
+            ) as place
         from found as f
         left join guard.incidents as i on f.fingerprint = i.fingerprint
     ),
@@ -62,7 +64,10 @@ begin
         select k.*
         from known as k
         left join standing as s on k.rule = s.rule
-        where not k.is_quiet and not k.is_known and (not k.is_new or k.place <= c_cap - coalesce(s.incidents, 0))
+        where
+            not k.is_quiet
+            and not k.is_known
+            and (not (k.is_new or k.is_back) or k.place <= c_cap - coalesce(s.incidents, 0))
     ),
     written as (
         insert into guard.incidents as i (
