@@ -51,7 +51,7 @@ select results_eq(
 select is(
     (select count(*) from guard.incidents where status <> 'resolved'), 3::bigint, 'and those that stand are incidents'
 );
-update public.calls as c set direction = null
+update public.calls as c set direction = null, updated_at = now()
 from guard.incidents as i where i.entity_id = c.id and i.entity_type = 'call' and i.status = 'resolved';
 select guard.detect();
 select is(
