@@ -22,6 +22,7 @@ from psycopg.types.json import Jsonb
 from examples.calendar_stub import Calendar, running
 from guard import CircuitBreaker, CircuitOpenError, PostgresStore
 from guard.booking import BookingGuard, Request
+from guard.booking import _mark as mark
 from guard.stores.fallback import FallbackStore
 from tests.databases import PROJECT, RunGuard
 
@@ -101,6 +102,15 @@ def test_books(booking: str, calendar: Calendar) -> None:
         (True, "appointment_booked")
     ]
     assert_nothing_is_lost(booking, calendar)
+
+
+def test_books_beside_an_application_that_writes_its_flags(adopted: str, calendar: Calendar) -> None:
+    """Guard as it begins on tables that it found: it observes."""
+    call_id = rows(adopted, "select max(id) from calls where appointment_made is not true")[0][0]
+    result = BookingGuard(adopted, Calls()).book(call_id, {}, remote(calendar), key="k1")
+    assert (result.state, result.booking_id) == ("booked", "uid_1")
+    assert rows(adopted, "select call_id from appointments where calcom_v2_booking_id = 'uid_1'") == [(call_id,)]
+    assert rows(adopted, "select success, reason from guard.validation_metrics") == [(True, None)]
 
 
 def test_the_same_key_books_once(booking: str, calendar: Calendar) -> None:
@@ -526,6 +536,17 @@ def test_a_second_booking_for_one_key_goes_to_a_person(booking: str, calendar: C
         ("uid_2", "pending")
     ]
     assert_nothing_is_lost(booking, calendar)
+
+
+def test_a_second_booking_for_one_key_of_a_call_that_is_gone(booking: str, calendar: Calendar) -> None:
+    assert BookingGuard(booking, Calls()).book(1, request(1), remote(calendar), key="k1").state == "booked"
+    with psycopg.connect(booking, autocommit=True) as connection:
+        connection.execute("delete from appointments")
+        connection.execute("delete from calls where id = 1")
+        mark(connection, "k1", calendar.book("other"))
+    assert rows(booking, "select call_id, subject, status from guard.manual_review_queue") == [
+        (None, "uid_2", "pending")
+    ]
 
 
 def test_a_calendar_that_cannot_be_asked_stops_nothing(booking: str, calendar: Calendar) -> None:

@@ -326,13 +326,8 @@ begin
     select s.appointment_id, s.action into appointment_id, action from guard.sync_booking(p_booking_id) as s;
     select a.call_id into v_call_id from public.appointments as a where a.id = appointment_id;
     if action <> 'cancelled' and v_call_id is not null then
-        select c.reason into v_mismatch from guard.check_appointment(v_call_id, appointment_id, null, false) as c;
-        -- where calls do not follow their appointments, their flags are the application's, which may yet write them
-        if v_mismatch is not null and (
-            v_mismatch <> 'flags_inconsistent'
-            or guard.mode_for('inconsistent_link_status', v_call_id) in ('correct', 'enforce')
-        )
-        then
+        select c.reason into v_mismatch from guard.check_booking(v_call_id, appointment_id, null, false) as c;
+        if v_mismatch is not null then
             perform guard.queue_review(
                 v_call_id, 'appointment_validation_failed',
                 jsonb_build_object(
