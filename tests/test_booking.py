@@ -22,7 +22,6 @@ from psycopg.types.json import Jsonb
 from examples.calendar_stub import Calendar, running
 from guard import CircuitBreaker, CircuitOpenError, PostgresStore
 from guard.booking import BookingGuard, Request
-from guard.booking import _mark as mark
 from guard.stores.fallback import FallbackStore
 from tests.databases import PROJECT, RunGuard
 
@@ -539,11 +538,17 @@ def test_a_second_booking_for_one_key_goes_to_a_person(booking: str, calendar: C
 
 
 def test_a_second_booking_for_one_key_of_a_call_that_is_gone(booking: str, calendar: Calendar) -> None:
-    assert BookingGuard(booking, Calls()).book(1, request(1), remote(calendar), key="k1").state == "booked"
+    def ask(key: str) -> str:
+        with psycopg.connect(booking, autocommit=True) as connection:
+            connection.execute("select guard.mark_remote_booked(%s, %s)", (key, calendar.book("other")))
+            connection.execute("select guard.recover_intents('0 seconds')")
+            connection.execute("delete from appointments")
+            connection.execute("delete from calls where id = 1")
+        return calendar.book(key)
+
     with psycopg.connect(booking, autocommit=True) as connection:
-        connection.execute("delete from appointments")
-        connection.execute("delete from calls where id = 1")
-        mark(connection, "k1", calendar.book("other"))
+        connection.execute("select guard.begin_booking('k1', 1, '{}')")
+    assert BookingGuard(booking, Calls()).recover(older_than_seconds=0, ask=ask) == [("k1", "validated", "none")]
     assert rows(booking, "select call_id, subject, status from guard.manual_review_queue") == [
         (None, "uid_2", "pending")
     ]
