@@ -135,7 +135,8 @@ select results_eq(
 select guard.begin_booking('k11', 11, '{}');
 select guard.mark_remote_booked('k11', 'bk_11');
 select results_eq(
-    $$select state, action from guard.recover_intent('k11')$$, $$values ('validated', 'recorded')$$, 'nor when recovered'
+    $$select state, action from guard.recover_intent('k11')$$, $$values ('validated', 'recorded')$$,
+    'nor when it is recovered'
 );
 select is(
     (select v.reason from guard.validate_appointment(10) as v), 'flags_inconsistent', 'who asks for them is told'
