@@ -189,17 +189,27 @@ def _mark(connection: Connection, key: str, booking_id: str) -> None:
     except psycopg.Error as error:
         if error.sqlstate != "ZG311":
             raise
-        context = {
-            "booking_id": booking_id,
-            "key": key,
-            "cause": "second_booking",
-            "question": "the calendar booked twice: cancel one there",
-        }
-        connection.execute(
-            "select guard.queue_review(i.call_id, 'appointment_validation_failed', %s)"
-            " from guard.booking_intents as i where i.key = %s",
-            (Jsonb(context), key),
-        )
+        _ask_about_second_booking(connection, key, booking_id)
+
+
+def _ask_about_second_booking(connection: Connection, key: str, booking_id: str) -> None:
+    context = {
+        "subject": booking_id,
+        "booking_id": booking_id,
+        "key": key,
+        "cause": "second_booking",
+        "question": "the calendar booked twice: cancel one there",
+    }
+    queue = (
+        "select guard.queue_review(case when %s then i.call_id end, 'appointment_validation_failed', %s)"
+        " from guard.booking_intents as i where i.key = %s"
+    )
+    try:
+        connection.execute(queue, (True, Jsonb(context), key))
+    except psycopg.Error as error:
+        if error.sqlstate != "ZG301":
+            raise
+        connection.execute(queue, (False, Jsonb(context), key))  # the call is gone
 
 
 def _record(connection: Connection, key: str, booking_id: str) -> None:

@@ -1,10 +1,10 @@
 -- Write-ahead intents: one key, one request, one remote booking, one appointment.
 begin;
-select plan(44);
+select plan(47);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.staff (id, company_id, name) values (1, 1, 'S');
-insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 9) as g;
+insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 11) as g;
 
 -- the whole way
 select results_eq(
@@ -121,6 +121,25 @@ select is_empty(
     and not exists (select from public.appointments as a where a.calcom_v2_booking_id = i.booking_id)
     and not exists (select from guard.manual_review_queue as q where q.context ->> 'booking_id' = i.booking_id)$$,
     'no remote booking is left without an appointment or a review item'
+);
+
+-- where calls do not follow their appointments, their flags are the application's, which may yet write them
+update guard.rules set mode = 'observe' where rule = 'inconsistent_link_status';
+select guard.begin_booking('k10', 10, '{}');
+select guard.mark_remote_booked('k10', 'bk_10');
+select guard.record_booking('k10', '{}');
+select results_eq(
+    $$select success, reason from guard.validate_booking('k10')$$, 'values (true, null::text)',
+    'a booking does not fail for want of them'
+);
+select guard.begin_booking('k11', 11, '{}');
+select guard.mark_remote_booked('k11', 'bk_11');
+select results_eq(
+    $$select state, action from guard.recover_intent('k11')$$, $$values ('validated', 'recorded')$$,
+    'nor when it is recovered'
+);
+select is(
+    (select v.reason from guard.validate_appointment(10) as v), 'flags_inconsistent', 'who asks for them is told'
 );
 
 -- bad input

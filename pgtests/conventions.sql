@@ -45,8 +45,8 @@ select is_empty(
         'period', 'instant', 'setting', 'index_in_force', 'constraint_state', 'breaker_key', 'breaker_acquire',
         'breaker_record', 'breaker_override', 'breaker_status', 'breaker_merge', 'breaker_report', 'take_review',
         'release_review', 'process_review_queue', 'begin_booking', 'mark_remote_booked', 'validate_booking',
-        'recover_intents', 'handle_call_ended', 'handle_booking_event', 'detect', 'check_call', 'judge_pending',
-        'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo', 'bundle_notifications',
+        'validate_appointment', 'recover_intents', 'handle_call_ended', 'handle_booking_event', 'detect', 'check_call',
+        'judge_pending', 'set_incident', 'take_baseline', 'refresh_baseline', 'reconcile', 'undo', 'bundle_notifications',
         'claim_delivery', 'settle_delivery', 'requeue_deliveries', 'discard_delivery', 'register_job', 'set_job',
         'run_job', 'daily_report', 'call_history', 'mask_value', 'constraint_wanted', 'record_constraint'
     )

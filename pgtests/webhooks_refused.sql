@@ -1,6 +1,6 @@
 -- What the calendar says and a constraint refuses here is not lost: it is kept, a person is asked, and it is tried again.
 begin;
-select plan(13);
+select plan(19);
 
 create function pg_temp.event(p_trigger text, p_uid text, p_old_uid text, p_starts_at text, p_time integer = 1)
 returns jsonb language sql as $$
@@ -13,7 +13,8 @@ $$;
 insert into public.companies (id, name) values (1, 'A');
 insert into public.staff (id, company_id, name) values (1, 1, 'S');
 insert into public.calls (id, company_id, direction, booking_id)
-select g, 1, 'inbound', 'bk_' || g from generate_series(1, 3) as g;
+select g, 1, 'inbound', 'bk_' || g from generate_series(1, 4) as g;
+select setval(pg_get_serial_sequence('public.calls', 'id'), 4);
 insert into public.appointments (company_id, call_id, calcom_v2_booking_id, staff_id, starts_at, ends_at)
 values
 (1, 1, 'bk_1', 1, '2030-01-01 09:00+00', '2030-01-01 09:30+00'),
@@ -69,5 +70,50 @@ select results_eq(
 );
 select throws_ok($$select guard.record_booking('k3', '{}')$$, '23503', null, 'the process that booked is told');
 select is((select r.refused from guard.remote_bookings as r where r.booking_id = 'bk_3'), '23503', 'it is marked');
+-- a trigger of the application that has an SQLSTATE of its own
+create function pg_temp.refuse() returns trigger language plpgsql as $$
+begin
+    raise exception using errcode = tg_argv[0], message = 'closed that day';
+end
+$$;
+create trigger closed before insert on public.appointments for each row
+when (new.calcom_v2_booking_id = any('{bk_4,bk_5}')) execute function pg_temp.refuse('BK001');
+select results_eq(
+    $$select action from guard.handle_booking_event(
+        pg_temp.event('BOOKING_CREATED', 'bk_4', null, '2030-01-03 09:00+00')
+    )$$, array['queued'], 'whatever the application refuses it with'
+);
+select guard.handle_booking_event(jsonb_set(
+    pg_temp.event('BOOKING_CREATED', 'bk_5', null, '2030-01-03 09:00+00'),
+    '{payload,metadata}', '{"retell_call_id": "call_5"}'
+));
+select results_eq(
+    $$select action from guard.handle_call_ended(
+        '{"event": "call_ended", "call": {"call_id": "call_5", "metadata": {"company_id": 1}}}'
+    )$$, array['created'], 'a call whose booking is refused is kept'
+);
+select results_eq(
+    $$select booking_id, refused from guard.remote_bookings where booking_id = any('{bk_4,bk_5}') order by 1$$,
+    $$values ('bk_4', 'BK001'), ('bk_5', 'BK001')$$, 'and so are the bookings'
+);
+
+-- what says nothing about the booking is raised, and does not hold up the others
+drop trigger closed on public.appointments;
+create trigger closed before insert on public.appointments for each row
+when (new.calcom_v2_booking_id = 'bk_4') execute function pg_temp.refuse('42501');
+select throws_ok(
+    $$select guard.handle_booking_event(pg_temp.event('BOOKING_CREATED', 'bk_4', null, '2030-01-03 09:00+00', 2))$$,
+    '42501', null, 'a missing right: the event comes again'
+);
+update guard.remote_bookings set updated_at = '2026-01-01' where booking_id = 'bk_4';
+select lives_ok('select guard.process_review_queue()', 'the job goes on');
+select results_eq(
+    $$select r.booking_id, r.updated_at = now(), a.id is not null
+    from guard.remote_bookings as r
+    left join public.appointments as a on r.booking_id = a.calcom_v2_booking_id
+    where r.booking_id = any('{bk_4,bk_5}')
+    order by 1$$,
+    $$values ('bk_4', true, false), ('bk_5', true, true)$$, 'with the next one'
+);
 select * from finish();
 rollback;

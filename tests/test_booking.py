@@ -103,6 +103,15 @@ def test_books(booking: str, calendar: Calendar) -> None:
     assert_nothing_is_lost(booking, calendar)
 
 
+def test_books_beside_an_application_that_writes_its_flags(adopted: str, calendar: Calendar) -> None:
+    """Guard as it begins on tables that it found: it observes."""
+    call_id = rows(adopted, "select max(id) from calls where appointment_made is not true")[0][0]
+    result = BookingGuard(adopted, Calls()).book(call_id, {}, remote(calendar), key="k1")
+    assert (result.state, result.booking_id) == ("booked", "uid_1")
+    assert rows(adopted, "select call_id from appointments where calcom_v2_booking_id = 'uid_1'") == [(call_id,)]
+    assert rows(adopted, "select success, reason from guard.validation_metrics") == [(True, None)]
+
+
 def test_the_same_key_books_once(booking: str, calendar: Calendar) -> None:
     guard = BookingGuard(booking, Calls())
     first = guard.book(1, request(1), remote(calendar), key="k1")
@@ -526,6 +535,23 @@ def test_a_second_booking_for_one_key_goes_to_a_person(booking: str, calendar: C
         ("uid_2", "pending")
     ]
     assert_nothing_is_lost(booking, calendar)
+
+
+def test_a_second_booking_for_one_key_of_a_call_that_is_gone(booking: str, calendar: Calendar) -> None:
+    def ask(key: str) -> str:
+        with psycopg.connect(booking, autocommit=True) as connection:
+            connection.execute("select guard.mark_remote_booked(%s, %s)", (key, calendar.book("other")))
+            connection.execute("select guard.recover_intents('0 seconds')")
+            connection.execute("delete from appointments")
+            connection.execute("delete from calls where id = 1")
+        return calendar.book(key)
+
+    with psycopg.connect(booking, autocommit=True) as connection:
+        connection.execute("select guard.begin_booking('k1', 1, '{}')")
+    assert BookingGuard(booking, Calls()).recover(older_than_seconds=0, ask=ask) == [("k1", "validated", "none")]
+    assert rows(booking, "select call_id, subject, status from guard.manual_review_queue") == [
+        (None, "uid_2", "pending")
+    ]
 
 
 def test_a_calendar_that_cannot_be_asked_stops_nothing(booking: str, calendar: Calendar) -> None:

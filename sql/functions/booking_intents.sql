@@ -249,7 +249,9 @@ security definer -- an application books, and may not write intents otherwise
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_started constant timestamptz := clock_timestamp();
     v_intent guard.booking_intents := guard.lock_intent(p_key);
+    v_appointment_id bigint;
 begin
     if v_intent.state not in ('recorded', 'validated') then
         raise exception using
@@ -257,8 +259,9 @@ begin
             message = format('intent %s is %s: there is no appointment to validate', v_intent.id, v_intent.state),
             hint = 'Call guard.record_booking first.';
     end if;
-    select v.success, v.reason, v.details, v.duration_ms into success, reason, details, duration_ms
-    from guard.validate_appointment(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id) as v;
+    select c.success, c.reason, c.details, c.appointment_id into success, reason, details, v_appointment_id
+    from guard.check_booking(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, true) as c;
+    duration_ms := guard.record_validation(v_intent.call_id, v_appointment_id, success, reason, v_started);
     if success and v_intent.state = 'recorded' then
         perform guard.complete_booking(v_intent);
     end if;
@@ -344,7 +347,7 @@ begin
         end if;
         if v_intent.state = 'recorded' then
             select c.success into v_is_valid
-            from guard.check_appointment(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, false) as c;
+            from guard.check_booking(v_intent.call_id, v_intent.appointment_id, v_intent.booking_id, false) as c;
             if v_is_valid then
                 perform guard.complete_booking(v_intent);
                 action := case action when 'none' then 'validated' else action end;

@@ -289,7 +289,12 @@ begin
             where c.id = v_call_id
             returning id into v_appointment_id;
         exception
-            when data_exception or integrity_constraint_violation or raise_exception or sqlstate 'ZG000' then
+            when
+                serialization_failure or deadlock_detected or insufficient_resources or insufficient_privilege
+                or object_not_in_prerequisite_state or operator_intervention or system_error or internal_error
+                then
+                raise;
+            when others then
                 -- what is cancelled needs no appointment; anything else does
                 if v_remote.state <> 'cancelled' then
                     raise;
@@ -329,7 +334,8 @@ comment on function guard.sync_booking(text) is
 'Bring the appointment of a booking''s chain to what the calendar said of it, and its intents with it.';
 
 -- What is refused stays as it was, but is not lost: it is marked, a person is asked, and the hourly job tries again.
--- Raises whatever is no refusal of the data: a lock timeout, a deadlock, a missing right; the event will come again.
+-- Raises whatever says nothing about the data: a lock timeout, a deadlock, a missing right; the event will come again.
+-- Anything else is a refusal, with whatever SQLSTATE: the application's own triggers refuse too.
 create or replace function guard.try_sync_booking(p_booking_id text)
 returns table (appointment_id bigint, action text)
 language plpgsql
@@ -347,13 +353,8 @@ begin
     select s.appointment_id, s.action into appointment_id, action from guard.sync_booking(p_booking_id) as s;
     select a.call_id into v_call_id from public.appointments as a where a.id = appointment_id;
     if action <> 'cancelled' and v_call_id is not null then
-        select c.reason into v_mismatch from guard.check_appointment(v_call_id, appointment_id, null, false) as c;
-        -- where calls do not follow their appointments, their flags are the application's, which may yet write them
-        if v_mismatch is not null and (
-            v_mismatch <> 'flags_inconsistent'
-            or guard.mode_for('inconsistent_link_status', v_call_id) in ('correct', 'enforce')
-        )
-        then
+        select c.reason into v_mismatch from guard.check_booking(v_call_id, appointment_id, null, false) as c;
+        if v_mismatch is not null then
             perform guard.queue_review(
                 v_call_id, 'appointment_validation_failed',
                 jsonb_build_object(
@@ -365,8 +366,13 @@ begin
     end if;
     return next;
 exception
-    -- sqlstate 'ZG000' is the whole class: rules that are enforced
-    when data_exception or integrity_constraint_violation or raise_exception or sqlstate 'ZG000' then
+    -- these are whole classes, but for the first two and insufficient_privilege
+    when
+        serialization_failure or deadlock_detected or insufficient_resources or insufficient_privilege
+        or object_not_in_prerequisite_state or operator_intervention or system_error or internal_error
+        then
+        raise;
+    when others then
         get stacked diagnostics v_constraint = constraint_name;
         v_chain := guard.booking_chain(array[p_booking_id]);
         v_remote := guard.current_booking(v_chain);
@@ -395,6 +401,7 @@ $$;
 comment on function guard.try_sync_booking(text) is
 'Bring an appointment to what the calendar said, or, where that is refused, ask a person.';
 
+-- One that raises holds up neither the others nor its call: it goes on waiting, behind the others.
 create or replace function guard.sync_bookings(p_bookings text[])
 returns void
 language plpgsql
@@ -407,7 +414,15 @@ declare
 begin
     perform guard.lock_bookings(p_bookings);
     foreach v_booking_id in array p_bookings loop
-        perform guard.try_sync_booking(v_booking_id);
+        begin
+            perform guard.try_sync_booking(v_booking_id);
+        exception
+            when serialization_failure or deadlock_detected then
+                raise;
+            when others then
+                perform guard.note_fault('sync_bookings', sqlstate, sqlerrm);
+                update guard.remote_bookings as r set updated_at = now() where r.booking_id = v_booking_id;
+        end;
     end loop;
 end
 $$;
