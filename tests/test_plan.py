@@ -258,5 +258,5 @@ def test_zone_and_orphans(adopted: str, tmp_path: Path) -> None:
         assert [(step["source"], step["statement"]) for step in pruned if step["source"] == "setting"] == [
             ("setting", "select guard.set_setting('app_timezone', 'Europe/Berlin')")
         ]
-        assert "delete from guard.rules where rule = 'missing_way'" in [step["statement"] for step in pruned]
+        assert 'delete from guard."rules" where "rule" = \'missing_way\'' in [step["statement"] for step in pruned]
         assert plan.steps(connection, app_timezone="Europe/Berlin") == []
