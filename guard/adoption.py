@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import psycopg
 from psycopg import sql
 
@@ -69,23 +71,34 @@ GUARDED = ("calls", "appointments")
 REQUIRED = ("id", "company_id")
 
 
+class Obstacle(NamedTuple):
+    """What stands in the way, and what to do about it."""
+
+    what: str
+    fix: str
+
+
 def check(connection: Connection, files: list[ledger.SqlFile], app_timezone: str | None = None) -> None:
     """Raise UnsuitableDatabaseError, with all that stands in the way, if guard cannot be installed as this role."""
+    if found := obstacles(connection, files, app_timezone):
+        fixes = dict.fromkeys(obstacle.fix for obstacle in found)
+        raise UnsuitableDatabaseError(
+            f"Guard cannot be installed here: {'; '.join(obstacle.what for obstacle in found)}. Nothing was changed.",
+            fix=" ".join([*fixes, "Then run guard apply again."]),
+        )
+
+
+def obstacles(connection: Connection, files: list[ledger.SqlFile], app_timezone: str | None = None) -> list[Obstacle]:
+    """All that stands in the way of installing guard as this role."""
     tables = _tables(connection)
-    obstacles = [
+    found = [
         *_server(connection),
         *zone_obstacles(connection, app_timezone),
         *_rights(connection, tables),
         *_columns(connection, tables),
         *_names(connection, files),
     ]
-    if not obstacles:
-        obstacles = _words(connection)
-    if obstacles:
-        raise UnsuitableDatabaseError(
-            "Guard cannot be installed here: " + "; ".join(obstacles) + ". Nothing was changed.",
-            fix="Mend this, or connect as the role that owns the tables, then run guard apply again.",
-        )
+    return found or _words(connection)
 
 
 def _tables(connection: Connection) -> list[str]:
@@ -97,46 +110,63 @@ def _tables(connection: Connection) -> list[str]:
     return list(COLUMN_TYPES if missing else GUARDED)
 
 
-def _server(connection: Connection) -> list[str]:
+def _server(connection: Connection) -> list[Obstacle]:
     version = connection.info.server_version
     if version < MINIMUM_SERVER:
-        return [f"the server is PostgreSQL {version // 10000}, and 15 is the oldest that is supported"]
+        what = f"the server is PostgreSQL {version // 10000}, and 15 is the oldest that is supported"
+        return [Obstacle(what, "Upgrade the server.")]
     if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
-        return ["the server is a standby; connect to the primary"]
+        return [Obstacle("the server is a standby", "Connect to the primary.")]
     if connection.execute("select from pg_available_extensions where name = 'btree_gist'").fetchone() is None:
-        return ["the extension btree_gist is not available; install the server's contrib package"]
+        return [Obstacle("the extension btree_gist is not available", "Install the server's contrib package.")]
     return []
 
 
-def zone_obstacles(connection: Connection, name: str | None) -> list[str]:
+def zone_obstacles(connection: Connection, name: str | None) -> list[Obstacle]:
     """That the server does not know the zone of this name, if it does not."""
     query = "select from pg_timezone_names where name = %s"
     if name is None or connection.execute(query, (name,)).fetchone() is not None:
         return []
-    return [f"{name} is not a time zone that the server knows"]
+    return [
+        Obstacle(f"{name} is not a time zone that the server knows", "Use a name of pg_timezone_names: Europe/Berlin.")
+    ]
 
 
-def _rights(connection: Connection, tables: list[str]) -> list[str]:
+def _rights(connection: Connection, tables: list[str]) -> list[Obstacle]:
     rows = connection.execute(
         """
-        select format('%%I owns public.%%I, and %%I is not a member of it', r.rolname, c.relname, current_user)
+        select
+            format('%%I owns public.%%I, and %%I is not a member of it', r.rolname, c.relname, current_user),
+            format('Connect as %%I, or grant it: grant %%1$I to %%I.', r.rolname, current_user)
         from pg_catalog.pg_class as c
         inner join pg_catalog.pg_roles as r on c.relowner = r.oid
         where c.relnamespace = 'public'::regnamespace and c.relname = any(%(tables)s::text[] || array['companies'])
             and not pg_has_role(current_user, c.relowner, 'usage')
         union all
-        select format('public.%%I is not an ordinary table', c.relname)
+        select
+            format('public.%%I is not an ordinary table', c.relname),
+            'Guard adopts ordinary tables, neither views nor partitioned ones.'
         from pg_catalog.pg_class as c
         where c.relnamespace = 'public'::regnamespace and c.relname = any(%(tables)s) and c.relkind <> 'r'
         union all
-        select format('%%I may not create roles, and %%s does not exist', u.rolname, wanted.rolname)
+        select
+            format(
+                '%%I may not create roles, and there is no %%s',
+                u.rolname, string_agg(wanted.rolname, ', ' order by wanted.position)
+            ),
+            format(
+                'Have an administrator run: alter role %%I createrole; or: %%s; grant guard_owner to %%1$I.',
+                u.rolname, string_agg('create role ' || wanted.rolname, '; ' order by wanted.position)
+            )
         from pg_catalog.pg_roles as u
-        cross join unnest(array['guard_owner', 'guard_app', 'guard_operator', 'guard_reader', 'guard_monitor'])
-            as wanted (rolname)
+        cross join unnest(%(roles)s::text[]) with ordinality as wanted (rolname, position)
         where u.rolname = current_user and not (u.rolsuper or u.rolcreaterole)
             and not exists (select from pg_catalog.pg_roles as r where r.rolname = wanted.rolname)
+        group by u.rolname
         union all
-        select format('%%I is not a member of guard_owner, and may not grant it to itself', u.rolname)
+        select
+            format('%%I is not a member of guard_owner, and may not grant it to itself', u.rolname),
+            format('Have an administrator run: grant guard_owner to %%I.', u.rolname)
         from pg_catalog.pg_roles as u
         inner join pg_catalog.pg_roles as r on r.rolname = 'guard_owner'
         where u.rolname = current_user and not u.rolsuper
@@ -144,22 +174,28 @@ def _rights(connection: Connection, tables: list[str]) -> list[str]:
             and not pg_has_role(u.oid, r.oid, 'member with admin option')
             and not (u.rolcreaterole and current_setting('server_version_num')::integer < 160000)
         union all
-        select format('%%I does not inherit the rights of the roles that it is a member of', r.rolname)
+        select
+            format('%%I does not inherit the rights of the roles that it is a member of', r.rolname),
+            format('Have an administrator run: alter role %%I inherit.', r.rolname)
         from pg_catalog.pg_roles as r where r.rolname = current_user and not (r.rolinherit or r.rolsuper)
         union all
-        select format('%%I may not create a schema in this database', current_user)
+        select
+            format('%%I may not create a schema in this database', current_user),
+            format('Have its owner run: grant create on database %%I to %%I.', current_database(), current_user)
         where to_regnamespace('guard') is null and not has_database_privilege(current_database(), 'create')
         union all
-        select format('%%I may not create tables and indexes in schema public', current_user)
+        select
+            format('%%I may not create tables and indexes in schema public', current_user),
+            format('Have its owner run: grant create on schema public to %%I.', current_user)
         where not has_schema_privilege('public', 'create')
         """,
-        {"tables": tables},
+        {"tables": tables, "roles": list(migrations.ROLES)},
     ).fetchall()
-    return [row[0] for row in rows]
+    return [Obstacle(*row) for row in rows]
 
 
-def _columns(connection: Connection, tables: list[str]) -> list[str]:
-    obstacles = []
+def _columns(connection: Connection, tables: list[str]) -> list[Obstacle]:
+    wrong: list[Obstacle] = []
     for table in tables:
         found: dict[str, str] = dict(
             connection.execute(
@@ -173,20 +209,23 @@ def _columns(connection: Connection, tables: list[str]) -> list[str]:
         )
         if not found:
             continue
-        obstacles += [
-            f"public.{table} has no column {name}" for name in REQUIRED if name not in found and table in GUARDED
+        wrong += [
+            Obstacle(f"public.{table} has no column {name}", "Add what is missing.")
+            for name in REQUIRED
+            if name not in found and table in GUARDED
         ]
-        obstacles += [
-            f"public.{table}.{name} is {found[name]}, and guard needs {types[0]}"
+        wrong += [
+            Obstacle(f"public.{table}.{name} is {found[name]}, and guard needs {types[0]}", "Change the column's type.")
             for name, types in COLUMN_TYPES[table].items()
             if name in found and found[name] not in types
         ]
         if len({found[name] for name in ("starts_at", "ends_at") if name in found}) > 1:
-            obstacles.append(f"public.{table}.starts_at and ends_at are of different types")
-    return obstacles
+            what = f"public.{table}.starts_at and ends_at are of different types"
+            wrong.append(Obstacle(what, "Give them one type."))
+    return wrong
 
 
-def _names(connection: Connection, files: list[ledger.SqlFile]) -> list[str]:
+def _names(connection: Connection, files: list[ledger.SqlFile]) -> list[Obstacle]:
     """That something which guard did not make has a name that guard is about to give, if so.
 
     CREATE OR REPLACE and IF NOT EXISTS would take it for guard's own, and a rollback would drop it.
@@ -238,15 +277,16 @@ def _names(connection: Connection, files: list[ledger.SqlFile]) -> list[str]:
         },
     ).fetchall()
     names = ", ".join(row[0] for row in rows)
-    return [f"guard needs names that something else has: {names} (rename or drop what has them)"] if rows else []
+    what = f"guard needs names that something else has: {names}"
+    return [Obstacle(what, "Rename or drop what has them.")] if rows else []
 
 
-def _words(connection: Connection) -> list[str]:
+def _words(connection: Connection) -> list[Obstacle]:
     """What the application's own types and CHECKs say to the words that guard writes.
 
     Asked of CHECKs on one column: what one over several says depends on the row.
     """
-    obstacles = []
+    found: list[Obstacle] = []
     columns = connection.execute(
         """
         select
@@ -268,13 +308,16 @@ def _words(connection: Connection) -> list[str]:
     for name, kind, length, owner, constraints in columns:
         for word in WORDS[name]:
             if length is not None and len(word) > length:
-                obstacles.append(f"public.calls.{name} is {kind}, too short for {word}")
-            obstacles += [
-                f"the constraint {constraint} refuses {word} in public.calls.{name}"
+                found.append(Obstacle(f"public.calls.{name} is {kind}, too short for {word}", "Widen the column."))
+            found += [
+                Obstacle(
+                    f"the constraint {constraint} refuses {word} in public.calls.{name}",
+                    "Let the constraint allow the word.",
+                )
                 for constraint, expression in sorted(constraints.items())
                 if _refuses(connection, owner, expression, name, word)
             ]
-    return obstacles
+    return found
 
 
 def _refuses(connection: Connection, owner: str, expression: str, column: str, word: str) -> bool:

@@ -71,9 +71,7 @@ def run(connection: Connection, own_rules: Path | None = None, app_timezone: str
         rules = _installed(connection) if _is_installed(connection) else []
         if app_timezone is not None:
             if obstacles := adoption.zone_obstacles(connection, app_timezone):
-                raise GuardError(
-                    f"Guard cannot audit this: {obstacles[0]}.", fix="Use a name of pg_timezone_names: Europe/Berlin."
-                )
+                raise GuardError(f"Guard cannot audit this: {obstacles[0].what}.", fix=obstacles[0].fix)
             connection.execute("select set_config('timezone', %s, true)", (app_timezone,))
         asked = {rule.name for rule in rules}
         files = [file for file in ledger.read_files(own_rules) if any(o.kind == "rule" for o in file.provides)]

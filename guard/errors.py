@@ -119,7 +119,8 @@ _OF_GUARD = re.compile(r'["\s]guard["\.]')
 #: What to do, where the server's own hint is none or would do harm.
 _FIXES = {
     "2BP01": "Drop what depends on it, or let it do without, then run the same command again.",
-    "42501": "Connect as a role that has this right, such as the one that guard apply was run as.",
+    "42501": "Connect as a role that has this right: one that is granted guard_operator, or, for what changes "
+    "the schema, the one that guard apply was run as.",
     "55P03": LockTimeoutError.default_fix,
 }
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TypedDict
 
 import sqlparse
+from psycopg import sql
 
-from guard import constraints, cron, database, ledger, migrations
+from guard import adoption, constraints, cron, database, ledger, migrations
+from guard.adoption import Obstacle
 from guard.database import Connection
 
 #: Statement form → lock mode. The group `table` names the relation that is locked, or an index of it.
@@ -75,17 +77,32 @@ class Lock:
     trigger: str | None = None
 
 
-def steps(connection: Connection, own_rules: Path | None = None) -> list[Step]:
+def obstacles(connection: Connection, own_rules: Path | None = None, app_timezone: str | None = None) -> list[Obstacle]:
+    """Why apply would refuse before the first of the steps; empty if it would not."""
+    with connection.transaction():
+        connection.execute("set transaction read only")
+        return adoption.obstacles(connection, ledger.read_files(own_rules), app_timezone)
+
+
+def steps(
+    connection: Connection,
+    own_rules: Path | None = None,
+    *,
+    app_timezone: str | None = None,
+    prune: bool = False,
+) -> list[Step]:
     """Every statement of what is pending, in order; empty if there is nothing to do."""
     with connection.transaction():
         connection.execute("set transaction read only")
         return [
             {"source": source, "statement": statement, "locks": _existing(connection, statement)}
-            for source, statement in _statements(connection, own_rules)
+            for source, statement in _statements(connection, own_rules, app_timezone, prune)
         ]
 
 
-def _statements(connection: Connection, own_rules: Path | None) -> Iterator[tuple[str, str]]:
+def _statements(
+    connection: Connection, own_rules: Path | None, app_timezone: str | None, prune: bool
+) -> Iterator[tuple[str, str]]:
     applied = migrations.applied_ids(connection)
     if not migrations.is_installed(connection):
         yield "schema", migrations.CREATE_SCHEMA.strip()
@@ -103,6 +120,12 @@ def _statements(connection: Connection, own_rules: Path | None) -> Iterator[tupl
             yield file.path, _HEADER.sub("", text)
     for statement in ledger.drop_statements(connection, difference.obsolete):
         yield "obsolete", statement
+    if prune:
+        for statement in ledger.drop_statements(connection, difference.orphaned):
+            yield "orphaned", statement
+    if app_timezone is not None and app_timezone != _zone(connection):
+        call = sql.SQL("select guard.set_setting('app_timezone', {})").format(sql.Literal(app_timezone))
+        yield "setting", call.as_string()
     triggers = "".join(file.text for file in difference.files if file.path.startswith("sql/triggers/"))
     for file in difference.to_apply:
         if _is_due(connection, file.registration, triggers):
@@ -118,6 +141,14 @@ def _statements(connection: Connection, own_rules: Path | None) -> Iterator[tupl
     jobs = [file.registration for file in difference.files if any(o.kind == "job" for o in file.provides)]
     for statement in cron.planned(connection, {job["job"]: job["schedule"] for job in jobs}):
         yield "pg_cron", statement
+
+
+def _zone(connection: Connection) -> str | None:
+    """The zone of the application's timestamps as it is set; None where guard is not installed."""
+    if not database.has_relation(connection, "guard.settings"):
+        return None
+    row = connection.execute("select value from guard.settings where name = 'app_timezone'").fetchone()
+    return row[0] if row else None
 
 
 def _is_due(connection: Connection, rule: dict[str, str], triggers: str) -> bool:

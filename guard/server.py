@@ -236,6 +236,7 @@ class EmbeddedServer:
             f"--port={port or SOCKET_PORT}",
             f'--unix_socket_directories="{doubled}"',
             "--unix_socket_permissions=0700",
+            "--search_path=public",  # "$user", the default's first, is the schema guard to the role guard
         )
         start = (
             "start",

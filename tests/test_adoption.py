@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -233,8 +234,9 @@ def test_names_that_are_taken_are_left_alone(changes: list[str], named: list[str
         apply(legacy)
     assert refused.value.message == (
         "Guard cannot be installed here: guard needs names that something else has: "
-        f"{', '.join(named)} (rename or drop what has them). Nothing was changed."
+        f"{', '.join(named)}. Nothing was changed."
     )
+    assert refused.value.fix == "Rename or drop what has them. Then run guard apply again."
     assert schema(legacy) == before
     with pytest.raises(GuardError, match="Guard is not installed in this database"):
         rollback(legacy, everything=True)
@@ -278,7 +280,7 @@ def test_everything_in_the_way_is_told_at_once(legacy: str, guard: RunGuard) -> 
     assert refused.stderr == (
         "guard: Guard cannot be installed here: public.calls has no column company_id; "
         "public.appointments.status is integer, and guard needs text. Nothing was changed. "
-        "Mend this, or connect as the role that owns the tables, then run guard apply again.\n"
+        "Add what is missing. Change the column's type. Then run guard apply again.\n"
     )
 
 
@@ -493,9 +495,14 @@ def test_roles_that_an_admin_made(owned: str, guard: RunGuard, tmp_path: Path) -
     before = schema(owned)
     refused = guard(owned, "apply")
     assert refused.returncode == 1
-    assert "owner may not create roles, and guard_owner does not exist" in refused.stderr
+    (said,) = re.findall("owner may not create roles, and there is no ([^;.]+)", refused.stderr)
+    assert said.split(", ") == list(migrations.ROLES)
+    planned = guard(owned, "plan")
+    assert planned.returncode == 2
+    assert f"  owner may not create roles, and there is no {said}. Have an administrator run: " in planned.stdout
 
-    admin(owned, *(f"create role {role}" for role in migrations.ROLES))
+    (made,) = re.findall(r"or: (create role [^.]+); grant guard_owner to owner\.", refused.stderr)
+    admin(owned, *made.split("; "))
     refused = guard(owned, "apply")
     assert refused.returncode == 1
     assert "owner is not a member of guard_owner, and may not grant it to itself" in refused.stderr
@@ -608,8 +615,11 @@ def test_standby(standby: str, guard: RunGuard) -> None:
     assert verified.stdout.startswith("note: The probe was left out: the server is a standby.\n")
     assert "\nok: files, ledger and catalog agree. Rules not tried on a bad row: " in verified.stdout
     assert guard(standby, "audit").returncode == 2
-    assert guard(standby, "plan").stdout.startswith("Nothing to do")
+    planned = guard(standby, "plan")
+    assert planned.returncode == 2
+    assert planned.stdout.startswith("Nothing to do")
+    assert planned.stdout.endswith("\n  the server is a standby. Connect to the primary.\n")
     assert guard(standby, "rules", "list").returncode == 0
     refused = guard(standby, "apply")
     assert refused.returncode == 1
-    assert "the server is a standby; connect to the primary" in refused.stderr
+    assert "the server is a standby. Nothing was changed. Connect to the primary." in refused.stderr

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+from subprocess import PIPE
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +14,7 @@ import psycopg
 import pytest
 
 from guard.cli import main
-from tests.databases import Databases
+from tests.databases import GUARD, Databases
 from tests.processes import invoke
 
 if TYPE_CHECKING:
@@ -48,7 +51,9 @@ def test_help_has_an_example(path: tuple[str, ...]) -> None:
 def test_help_names_every_command_and_the_exit_statuses() -> None:
     shown = invoke(None, "-h").stdout
     assert {path[0] for path in COMMANDS} <= set(shown.split())
-    assert "Exit status: 0 fine, 1 guard failed, 2 violations or drift found." in shown
+    assert "Exit status: 0 fine, 1 guard failed or was used wrongly, 2 violations or drift found." in " ".join(
+        shown.split()
+    )
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=" ".join)
@@ -303,6 +308,25 @@ def test_exit_statuses(legacy: str, make_database: MakeDatabase) -> None:
     assert invoke(empty, "apply").exit_code == 0
     assert invoke(empty, "audit").exit_code == 0
     assert invoke(empty, "verify").exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_does_not_change_the_exit_status(legacy: str) -> None:
+    """As `guard apply | head -1`: the work is done."""
+
+    def unread(*arguments: str) -> tuple[int, str]:
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as output:
+            ended = subprocess.run([GUARD, "--dsn", legacy, *arguments], stdout=output, stderr=PIPE, text=True)
+        return ended.returncode, ended.stderr
+
+    assert unread("plan") == (0, "")
+    assert unread("apply") == (0, "")
+    assert unread("audit") == (2, "")
+    assert unread("audit", "--json") == (2, "")
+    assert unread("breaker", "watch") == (0, "")
+    assert invoke(legacy, "plan").stdout.startswith("Nothing to do")
 
 
 def test_lines_are_not_broken_where_nobody_looks(adopted: str) -> None:

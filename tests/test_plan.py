@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from guard import plan
 from tests.catalog import apply, catalog, execute, query, rows, schema
+from tests.databases import PROJECT
 from tests.processes import transaction, wait_until
 
 if TYPE_CHECKING:
@@ -186,8 +187,12 @@ def test_rights_to_read_are_enough(legacy: str, guard: RunGuard) -> None:
     try:
         read_only = make_conninfo(legacy, user="plan_reader", options="-c default_transaction_read_only=on")
         shown = guard(read_only, "plan", "--json")
-        assert shown.returncode == 0, shown.stderr
-        assert json.loads(shown.stdout) == listed(legacy)
+        assert shown.returncode == 2, shown.stderr
+        assert json.loads(shown.stdout)["steps"] == listed(legacy)
+        obstacles = {obstacle["what"]: obstacle["fix"] for obstacle in json.loads(shown.stdout)["obstacles"]}
+        assert obstacles["plan_reader may not create tables and indexes in schema public"] == (
+            "Have its owner run: grant create on schema public to plan_reader."
+        )
     finally:
         execute(legacy, "drop owned by plan_reader", "drop role plan_reader")
 
@@ -221,3 +226,37 @@ def test_what_a_file_no_longer_provides_is_listed(adopted: str, project: Path) -
     file.write_text(file.read_text().replace("-- provides: function guard.in_rollout(bigint, integer)\n", ""))
     (dropped,) = [step["statement"] for step in listed(adopted) if step["source"] == "obsolete"]
     assert dropped == "drop function if exists guard.in_rollout(bigint, integer)"
+
+
+def test_what_is_in_the_way_of_apply(legacy: str, guard: RunGuard) -> None:
+    free = guard(legacy, "plan", "--json")
+    assert (free.returncode, json.loads(free.stdout)["obstacles"]) == (0, [])
+    execute(
+        legacy,
+        "create function app_direction() returns trigger language plpgsql as 'begin return new; end'",
+        "create trigger before_insert_call_set_direction before insert on calls"
+        " for each row execute function app_direction()",
+    )
+    taken = guard(legacy, "plan", "--app-timezone", "Mars/Olympus")
+    assert taken.returncode == 2
+    assert taken.stdout.splitlines()[-3:] == [
+        "guard apply would refuse:",
+        "  Mars/Olympus is not a time zone that the server knows. Use a name of pg_timezone_names: Europe/Berlin.",
+        "  guard needs names that something else has: trigger before_insert_call_set_direction on public.calls. "
+        "Rename or drop what has them.",
+    ]
+
+
+def test_zone_and_orphans(adopted: str, tmp_path: Path) -> None:
+    text = (PROJECT / "sql" / "checks" / "missing_direction.sql").read_text()
+    (tmp_path / "missing_way.sql").write_text(text.replace("missing_direction", "missing_way"))
+    apply(adopted, own_rules=tmp_path)
+    with psycopg.connect(adopted, autocommit=True) as connection:
+        pruned = plan.steps(connection, app_timezone="Europe/Berlin", prune=True)
+        for step in pruned:
+            connection.execute(step["statement"].encode())
+        assert [(step["source"], step["statement"]) for step in pruned if step["source"] == "setting"] == [
+            ("setting", "select guard.set_setting('app_timezone', 'Europe/Berlin')")
+        ]
+        assert 'delete from guard."rules" where "rule" = \'missing_way\'' in [step["statement"] for step in pruned]
+        assert plan.steps(connection, app_timezone="Europe/Berlin") == []

@@ -118,6 +118,13 @@ def test_settings(server: EmbeddedServer) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_made_without_a_schema_is_not_among_guards_own(server: EmbeddedServer) -> None:
+    server.up()
+    execute(server.dsn(), "create schema guard", "create table made_by_the_application ()")
+    assert ask(server.dsn(), "select to_regclass('public.made_by_the_application') is not null")
+
+
+@pytest.mark.slow
 def test_data_outlive_a_restart(server: EmbeddedServer) -> None:
     server.up()
     execute(server.dsn(), "create table kept as select 1 as one")

@@ -129,4 +129,4 @@ select
 
 commit;
 
-analyze;
+analyze public.companies, public.customers, public.services, public.staff, public.calls, public.appointments;

@@ -13,7 +13,7 @@ from guard.cli.base import GuardGroup, State
 @click.group(
     cls=GuardGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit status: 0 fine, 1 guard failed, 2 violations or drift found.",
+    epilog="Exit status: 0 fine, 1 guard failed or was used wrongly, 2 violations or drift found.",
 )
 @click.option("--dsn", envvar="GUARD_DSN", metavar="DSN", help="The database, as a libpq connection string.")
 @click.option("--redis-url", envvar="GUARD_REDIS_URL", metavar="URL", help="The Redis that circuits live in, if any.")

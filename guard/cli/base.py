@@ -59,7 +59,10 @@ class State:
             return cursor.execute(statement.encode(), parameters).fetchall()
 
     def print_json(self, value: Any) -> None:
-        click.echo(json.dumps(value, indent=2, default=str))
+        try:
+            click.echo(json.dumps(value, indent=2, default=str))
+        except BrokenPipeError:
+            self.out.on_broken_pipe()
 
     def print_table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
         self.out.print(self.table(columns, rows, title=title))
@@ -144,12 +147,22 @@ def local_minute(value: datetime | None) -> str:
     return local_time(value)[:-3]
 
 
-def _console(*, stderr: bool = False) -> Console:
+class _Console(Console):
+    """Silent once its reader has gone, as in `guard apply | head -1`: the exit status says how the work ended."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what is left in the buffer
+        os.close(nowhere)
+
+
+def _console(*, stderr: bool = False) -> _Console:
     """Text is printed as it is: a path is not broken at the width of a terminal, `[x]` is not a style.
 
     What goes to a file or a pipe has no width, and its tables are not folded.
     """
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 240
     return console

@@ -190,7 +190,7 @@ def watch(state: State, every: float, times: int | None) -> None:
             else:
                 state.out.print(_table(state, found))
             looks += 1
-            if looks == times:
+            if looks == times or state.out.quiet:
                 return
             try:
                 time.sleep(every)

@@ -22,6 +22,11 @@ own_rules_option = click.option(
     help="A folder of your own rules, in the form of sql/checks.  [env: GUARD_RULES]",
 )
 
+app_timezone_option = click.option(
+    "--app-timezone", metavar="ZONE", help="The zone of the application's local timestamps, e.g. Europe/Berlin."
+)
+prune_option = click.option("--prune", is_flag=True, help="Drop objects that no file provides any more.")
+
 
 def _bar(state: State) -> Progress:
     return Progress(
@@ -36,12 +41,8 @@ def _bar(state: State) -> Progress:
 
 @click.command()
 @own_rules_option
-@click.option(
-    "--app-timezone",
-    metavar="ZONE",
-    help="The zone of the application's local timestamps, e.g. Europe/Berlin.",
-)
-@click.option("--prune", is_flag=True, help="Drop objects that no file provides any more.")
+@app_timezone_option
+@prune_option
 @json_option
 @pass_state
 def apply(state: State, own_rules: Path | None, app_timezone: str | None, prune: bool) -> None:
@@ -130,22 +131,26 @@ def rollback(state: State, to: str | None, everything: bool, export_to: Path) ->
 
 @click.command(short_help="Show what apply would do, and which locks it takes.")
 @own_rules_option
+@app_timezone_option
+@prune_option
 @json_option
 @pass_state
-def plan(state: State, own_rules: Path | None) -> None:
+def plan(state: State, own_rules: Path | None, app_timezone: str | None, prune: bool) -> None:
     """Show what apply would do: every statement, its lock, the size of the table.
 
-    Changes nothing. Locks are waited for 200 ms at a time, so that writers never queue behind one for longer.
+    Exit status 2 if apply would refuse: what is in its way is listed last. Changes nothing.
+    Locks are waited for 200 ms at a time, so that writers never queue behind one for longer.
 
     \b
     Examples:
       guard plan
-      guard plan --json | jq '.[] | select(any(.locks[]; .lock == "ACCESS EXCLUSIVE"))'
+      guard plan --json | jq '.steps[] | select(any(.locks[]; .lock == "ACCESS EXCLUSIVE"))'
     """
     with state.connect() as connection:
-        steps = planning.steps(connection, own_rules)
+        obstacles = planning.obstacles(connection, own_rules, app_timezone)
+        steps = planning.steps(connection, own_rules, app_timezone=app_timezone, prune=prune)
     if state.as_json:
-        state.print_json(steps)
+        state.print_json({"obstacles": [obstacle._asdict() for obstacle in obstacles], "steps": steps})
     elif not steps:
         state.out.print("Nothing to do: the database is as the files say.")
     else:
@@ -162,6 +167,12 @@ def plan(state: State, own_rules: Path | None) -> None:
         state.out.print(f"\n{len(steps)} statements.", "They lock:" if locked else "They lock no existing table.")
         if locked:
             state.print_table(("table", "lock"), locked)
+    if obstacles:
+        if not state.as_json:
+            state.out.print("\nguard apply would refuse:", style="red")
+            for obstacle in obstacles:
+                state.out.print(f"  {obstacle.what}. {obstacle.fix}")
+        click.get_current_context().exit(FOUND)
 
 
 def _shorten(statement: str, width: int) -> str:
