@@ -1,10 +1,10 @@
 -- A booking that failed and comes about after all: the call says so, and nobody is asked any more; but nothing closes an
 -- item while the calendar may hold a booking that no appointment records.
 begin;
-select plan(26);
+select plan(30);
 
 insert into public.companies (id, name) values (1, 'A');
-insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 9) as g;
+insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 14) as g;
 
 create function pg_temp.book(p_key text, p_call_id bigint, p_booking_id text) returns boolean
 language sql
@@ -145,6 +145,35 @@ select guard.queue_review(7, 'calcom_booking_failed', '{"question": "is it in th
 select pg_temp.book('g1', 7, 'G1');
 select guard.queue_review(7, 'calcom_booking_failed', '{"question": "really?"}');
 select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'is asked until a person answers');
+
+-- what the calendar holds and was cancelled here
+create function pg_temp.event(p_trigger text, p_uid text, p_time integer) returns void language sql as $$
+    select guard.handle_booking_event(jsonb_build_object(
+        'triggerEvent', p_trigger, 'time', p_time, 'payload', jsonb_build_object('uid', p_uid)
+    ))
+$$;
+update public.calls set booking_id = 'H1' where id = 8;
+select pg_temp.event('BOOKING_CREATED', 'H1', 1);
+select guard.begin_booking('i1', 9, '{}');
+select guard.mark_remote_booked('i1', 'I1');
+select guard.record_booking('i1', '{}');
+update public.appointments set status = 'cancelled' where calcom_v2_booking_id in ('H1', 'I1');
+select pg_temp.event('BOOKING_CREATED', 'H1', 2);
+select guard.recover_intent('i1');
+select bag_eq(
+    $$select call_id, coalesce(context ->> 'mismatch', context ->> 'booking_id') from guard.manual_review_queue
+    where call_id in (8, 9) and status = 'pending'$$,
+    $$values (8::bigint, 'appointment_cancelled'), (9, 'I1')$$, 'one of the two is wrong: a person is asked'
+);
+select ok(pg_temp.book('h2', 8, 'H2'), 'another attempt succeeds');
+select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'the first is still asked about');
+select pg_temp.event('BOOKING_CANCELLED', 'H1', 3);
+select pg_temp.event('BOOKING_CANCELLED', 'I1', 3);
+select guard.process_review_queue();
+select results_eq(
+    'select call_id, items from failures where call_id in (8, 9) order by 1',
+    $$values (8::bigint, 'resolved'), (9, 'resolved')$$, 'until the calendar has cancelled it too'
+);
 
 select * from finish();
 rollback;

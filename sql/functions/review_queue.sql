@@ -247,10 +247,19 @@ as $$
         and c.appointment_made
         and c.session_outcome = 'appointment_booked'
         and c.appointment_link_status = 'linked'
-        and exists (select from public.appointments as a where a.call_id = c.id and a.company_id = c.company_id)
+        and exists (
+            select
+            from public.appointments as a
+            left join guard.remote_bookings as r on a.calcom_v2_booking_id = r.booking_id
+            where
+                a.call_id = c.id
+                and a.company_id = c.company_id
+                and (a.status::text <> all('{cancelled,rejected,rescheduled}') or r.state = 'cancelled')
+        )
 $$;
 
-comment on function guard.booked_calls(bigint[]) is 'Those of the calls that have an appointment and say so.';
+comment on function guard.booked_calls(bigint[]) is
+'Those of the calls that say they are booked and have an appointment: one that stands, or that the calendar cancelled.';
 
 -- A call that is booked has not failed, and one that nobody is asked about requires nobody. updated_at stays: the row
 -- has nothing new for a rule to judge.
@@ -285,7 +294,7 @@ comment on function guard.clear_failures(bigint[]) is
 'Have calls no longer say that they failed, if they are booked, or need a person, if nobody is asked.';
 
 -- Where a call now has its appointment and its flags agree, nobody need decide anything; unless the calendar may hold
--- another booking of it that no appointment records: only a person can look there.
+-- a booking of it that no appointment records, or that was cancelled here only: a person must decide that.
 -- Locks: the calls, then their pending items, skipping those that others have locked.
 create or replace function guard.settle_calls(p_calls bigint[])
 returns integer
@@ -315,10 +324,23 @@ begin
                     and (i.booking_id is not null or i.failure_reason = 'outcome_unknown')
                     and not exists (
                         select from public.appointments as a
-                        where a.calcom_v2_booking_id = i.booking_id and a.call_id = i.call_id
+                        where
+                            a.calcom_v2_booking_id = i.booking_id
+                            and a.call_id = i.call_id
+                            and a.status::text <> all('{cancelled,rejected,rescheduled}')
                     )
             )
-            and not exists (select from guard.remote_bookings as r where r.call_id = q.call_id and r.refused is not null)
+            and not exists (
+                select
+                from guard.remote_bookings as r
+                left join public.appointments as a on r.booking_id = a.calcom_v2_booking_id
+                where
+                    r.call_id = q.call_id
+                    and (
+                        r.refused is not null
+                        or r.state = 'active' and a.status::text = any('{cancelled,rejected,rescheduled}')
+                    )
+            )
         for no key update skip locked
     );
     perform guard.resolve_review(i.id, 'the call has its appointment now') from unnest(v_items) as i (id);
