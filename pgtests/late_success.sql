@@ -1,7 +1,7 @@
 -- A booking that failed and comes about after all: the call says so, and nobody is asked any more; but nothing closes an
 -- item while the calendar may hold a booking that no appointment records.
 begin;
-select plan(30);
+select plan(35);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 14) as g;
@@ -174,6 +174,48 @@ select results_eq(
     'select call_id, items from failures where call_id in (8, 9) order by 1',
     $$values (8::bigint, 'resolved'), (9, 'resolved')$$, 'until the calendar has cancelled it too'
 );
+
+-- it claimed a booking too early, and was taken for a phantom
+update guard.rules set mode = 'correct' where rule = 'missing_appointment';
+update public.calls
+set
+    appointment_made = true, session_outcome = 'appointment_booked', booking_id = 'J' || id,
+    created_at = now() - interval '1 minute', updated_at = now() - interval '1 minute'
+where id in (10, 11);
+update guard.pending_checks set due_at = now();
+select guard.judge_pending();
+select results_eq(
+    $$select call_id, reason from guard.manual_review_queue where call_id in (10, 11) order by 1$$,
+    $$values (10::bigint, 'missing_appointment'), (11, 'missing_appointment')$$, 'the claim is taken back'
+);
+select pg_temp.event('BOOKING_CREATED', 'J10', 1);
+select pg_temp.book('j11', 11, 'J11');
+select results_eq(
+    'select booking_failed, booking_failure_reason, requires_manual_processing, items from failures where call_id = 10',
+    $$values (false, null::text, false, 'resolved')$$, 'the webhook that follows clears it'
+);
+select results_eq(
+    'select booking_failed, booking_failure_reason, requires_manual_processing, items from failures where call_id = 11',
+    $$values (false, null::text, false, 'resolved')$$, 'and so does a booking that took longer than the grace'
+);
+
+-- the job has given up trying
+insert into public.staff (id, company_id, name) values (1, 1, 'S');
+insert into public.appointments (id, company_id, call_id, staff_id, starts_at, ends_at)
+values (100, 1, 13, 1, '2030-01-01 09:00+00', '2030-01-01 10:00+00');
+select guard.begin_booking(
+    'l1', 12, '{"staff_id": 1, "starts_at": "2030-01-01 09:00+00", "ends_at": "2030-01-01 09:30+00"}'
+);
+select guard.mark_remote_booked('l1', 'L1');
+select pg_temp.event('BOOKING_CREATED', 'L1', 1);
+select guard.process_review_queue() from generate_series(1, 4);
+select results_eq(
+    'select status, attempts from guard.manual_review_queue where call_id = 12', $$values ('pending', 3)$$,
+    'what is refused is asked about'
+);
+delete from public.appointments where id = 100;
+select guard.process_review_queue();
+select is((select f.items from failures as f where f.call_id = 12), 'resolved', 'the slot is free: nobody is asked');
 
 select * from finish();
 rollback;

@@ -1,6 +1,6 @@
 -- What a person must decide: one open item per call and reason, the most urgent first, every action audited.
 begin;
-select plan(30);
+select plan(31);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction, retell_call_id)
@@ -141,6 +141,8 @@ select guard.process_review_queue();
 select results_eq(
     'select examined, resolved from guard.process_review_queue()', 'values (0, 0)', 'an item is retried three times'
 );
+select guard.queue_review(2, 'calcom_booking_failed', '{"n": 2}');
+select results_eq('select examined from guard.process_review_queue()', array[1], 'and anew when it is added to');
 
 select * from finish();
 rollback;

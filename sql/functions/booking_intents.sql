@@ -232,9 +232,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     update guard.booking_intents as i set state = 'validated', updated_at = now() where i.id = p_intent.id;
-    perform guard.settle_calls(array[c.id::bigint])
-    from public.calls as c
-    where c.id = p_intent.call_id and (c.booking_failed or c.requires_manual_processing);
+    perform guard.settle_calls(array[p_intent.call_id]);
 end
 $$;
 

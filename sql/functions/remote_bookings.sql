@@ -342,6 +342,7 @@ begin
             action := 'queued';
         end if;
     end if;
+    perform guard.settle_calls(array[v_call_id]);
     return next;
 exception
     -- sqlstate 'ZG000' is the whole class: rules that are enforced

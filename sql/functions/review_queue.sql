@@ -98,7 +98,7 @@ begin
         insert into guard.manual_review_queue as q (call_id, retell_call_id, subject, reason, context, priority)
         values (p_call_id, v_retell_call_id, v_subject, v_reason, v_context, guard.review_priority(v_reason))
         on conflict (coalesce(call_id, 0), reason, subject) where status <> 'resolved' do update
-        set context = guard.add_context(q.context, excluded.context), updated_at = now()
+        set context = guard.add_context(q.context, excluded.context), attempts = 0, updated_at = now()
         where pg_column_size(guard.add_context(q.context, excluded.context)) <= 65536
         returning q.* into v_item;
         exit when found;
@@ -295,7 +295,8 @@ comment on function guard.clear_failures(bigint[]) is
 
 -- Where a call now has its appointment and its flags agree, nobody need decide anything; unless the calendar may hold
 -- a booking of it that no appointment records, or that was cancelled here only: a person must decide that.
--- Locks: the calls, then their pending items, skipping those that others have locked.
+-- Locks: the calls of which there is something to settle, then their pending items, skipping those that others have
+-- locked.
 create or replace function guard.settle_calls(p_calls bigint[])
 returns integer
 language plpgsql
@@ -304,16 +305,28 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_calls constant bigint[] := array(
+        select c.id
+        from public.calls as c
+        where
+            c.id = any(p_calls)
+            and (
+                c.booking_failed
+                or c.requires_manual_processing
+                or exists (select from guard.manual_review_queue as q where q.call_id = c.id and q.status = 'pending')
+            )
+        order by c.id
+        for no key update
+    );
     v_items bigint[];
 begin
-    perform 1 from public.calls as c where c.id = any(p_calls) order by c.id for no key update;
     v_items := array(
         select q.id
         from guard.manual_review_queue as q
         where
-            q.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id))
+            q.call_id in (select b.call_id from guard.booked_calls(v_calls) as b (call_id))
             and q.status = 'pending'
-            and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
+            and q.reason = any('{appointment_validation_failed,calcom_booking_failed,missing_appointment}')
             -- what is asked about an intent is answered by the intents
             and not q.context @? '$.** ? (exists (@.question) && !exists (@.intent_id))'
             and not exists (
@@ -344,7 +357,7 @@ begin
         for no key update skip locked
     );
     perform guard.resolve_review(i.id, 'the call has its appointment now') from unnest(v_items) as i (id);
-    perform guard.clear_failures(p_calls);
+    perform guard.clear_failures(v_calls);
     return cardinality(v_items);
 end
 $$;
@@ -353,7 +366,8 @@ comment on function guard.settle_calls(bigint[]) is
 'Close what was queued for want of an appointment that is there now, and clear the calls'' flags; returns how many.';
 
 -- The hourly retry: what was queued because a booking was not there, or not whole, is looked at again. An item is retried
--- max_retry_attempts times. Idempotent; a second session at the same time does nothing, and so does a standby.
+-- max_retry_attempts times, and anew when it is added to. Idempotent; a second session at the same time does nothing,
+-- and so does a standby.
 -- Locks: the items and their calls; what others have locked is left for the next time.
 create or replace function guard.process_review_queue()
 returns table (examined integer, resolved integer)
@@ -378,7 +392,7 @@ begin
         inner join public.calls as c on q.call_id = c.id
         where
             q.status = 'pending'
-            and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
+            and q.reason = any('{appointment_validation_failed,calcom_booking_failed,missing_appointment}')
             and q.attempts < guard.setting('max_retry_attempts')::integer
         order by q.priority, q.created_at
         limit 1000
