@@ -1,7 +1,7 @@
 -- A booking that failed and comes about after all: the call says so, and nobody is asked any more; but nothing closes an
 -- item while the calendar may hold a booking that no appointment records.
 begin;
-select plan(35);
+select plan(37);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 14) as g;
@@ -145,6 +145,11 @@ select guard.queue_review(7, 'calcom_booking_failed', '{"question": "is it in th
 select pg_temp.book('g1', 7, 'G1');
 select guard.queue_review(7, 'calcom_booking_failed', '{"question": "really?"}');
 select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'is asked until a person answers');
+select guard.begin_booking('m1', 14, '{}');
+select guard.fail_booking('m1', 'calcom_booking_failed', 'HTTPError');
+select guard.queue_review(14, 'calcom_booking_failed', '{"question": "two seats? call back"}');
+select ok(pg_temp.book('m2', 14, 'M2'), 'another attempt succeeds');
+select is((select f.items from failures as f where f.call_id = 14), 'pending', 'a question beside an intent stays');
 
 -- what the calendar holds and was cancelled here
 create function pg_temp.event(p_trigger text, p_uid text, p_time integer) returns void language sql as $$

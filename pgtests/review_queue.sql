@@ -1,6 +1,6 @@
 -- What a person must decide: one open item per call and reason, the most urgent first, every action audited.
 begin;
-select plan(31);
+select plan(33);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction, retell_call_id)
@@ -77,6 +77,21 @@ select results_eq(
     $$select distinct jsonb_path_query(context, 'lax $.**.booking_id') #>> '{}'
     from guard.manual_review_queue where reason = 'two bookings' order by 1$$,
     $$values ('bk_1'), ('bk_2'), ('bk_3')$$, 'however many'
+);
+select bag_eq(
+    $$select guard.add_context(a.context, b.context) from (values
+        ('{"intent_id": 1, "key": "k"}'::jsonb), ('{"question": "where?"}'), ('{"n": 1}')) as a (context)
+    cross join (values ('{"intent_id": 1, "question": "booked?"}'::jsonb), ('{"question": "where?"}')) as b (context)$$,
+    $$values
+    ('{"intent_id": 1, "key": "k", "question": "booked?"}'::jsonb),
+    ('{"question": "where?", "earlier": [{"intent_id": 1, "key": "k"}]}'),
+    ('{"intent_id": 1, "question": "booked?", "earlier": [{"question": "where?"}]}'),
+    ('{"question": "where?"}'),
+    ('{"intent_id": 1, "question": "booked?", "earlier": [{"n": 1}]}'),
+    ('{"n": 1, "question": "where?"}')$$, 'what an intent asks and what others ask are kept apart'
+);
+select is(
+    guard.add_context('{"n": 1}', '{"intent_id": 1}'), '{"n": 1, "intent_id": 1}', 'what asks nothing is one'
 );
 create temporary table big as
 select string_agg(md5(g::text), '') as text from generate_series(1, 1875) as g; -- 60 kB

@@ -34,7 +34,8 @@ $$;
 
 comment on function guard.review_priority(text) is 'How urgent a reason is: 1, the most urgent, to 5.';
 
--- What the new context contradicts, another booking's id say, is kept under `earlier`, each context once.
+-- What the new context contradicts, another booking's id say, is kept under `earlier`, each context once. A question about
+-- an intent is not mixed with what is about none: the intents answer the one, a person the other.
 create or replace function guard.add_context(p_known jsonb, p_new jsonb)
 returns jsonb
 language sql
@@ -45,7 +46,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select case
         when p_known @> p_new or p_known -> 'earlier' @> jsonb_build_array(p_new) then p_known
-        when (p_known || p_new) @> p_known then p_known || p_new
+        when
+            (p_known || p_new) @> p_known
+            and (p_known ? 'intent_id' = p_new ? 'intent_id' or not (p_known || p_new) ? 'question')
+            then p_known || p_new
         else p_new || jsonb_build_object(
             'earlier', coalesce(p_known -> 'earlier', '[]') || jsonb_build_array(p_known - 'earlier')
         )
