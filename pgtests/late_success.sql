@@ -1,7 +1,7 @@
 -- A booking that failed and comes about after all: the call says so, and nobody is asked any more; but nothing closes an
 -- item while the calendar may hold a booking that no appointment records.
 begin;
-select plan(37);
+select plan(39);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 14) as g;
@@ -41,6 +41,16 @@ select ok(pg_temp.book('a2', 1, 'A2'), 'another attempt succeeds');
 select results_eq(
     'select * from failures where call_id = 1',
     $$values (1::bigint, false, null::text, false, 'resolved')$$, 'nothing is left to decide'
+);
+select results_eq(
+    $$select value_before, column_name from guard_bi.corrections where entity_id = 1 and rule = 'failure_cleared'
+    order by 2$$,
+    $$values ('true', 'booking_failed'), ('calcom_booking_failed', 'booking_failure_reason'),
+    ('true', 'requires_manual_processing')$$, 'what the call said is kept'
+);
+select is_empty(
+    $$select from guard.data_consistency_alerts where alert_type = 'failure_cleared' and entity_id <> 1$$,
+    'and only where it said so'
 );
 
 -- nobody knows what became of the first key

@@ -266,8 +266,8 @@ comment on function guard.booked_calls(bigint[]) is
 'Those of the calls that say they are booked and have an appointment: one that stands, or that the calendar cancelled.';
 
 -- A call that is booked has not failed, and one that nobody is asked about requires nobody. updated_at stays: the row
--- has nothing new for a rule to judge.
--- Locks: the calls' rows that change.
+-- has nothing new for a rule to judge. An alert keeps what the call said: the application may have written it.
+-- Locks: the calls' rows that change. The caller has locked them, so that the values before are the last ones.
 create or replace function guard.clear_failures(p_calls bigint[])
 returns void
 language sql
@@ -275,23 +275,36 @@ volatile
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    update public.calls as c
-    set
-        booking_failed = c.booking_failed and not truth.booked,
-        booking_failure_reason = case when not truth.booked then c.booking_failure_reason end,
-        requires_manual_processing = c.requires_manual_processing and truth.asked
-    from (
-        select
-            k.call_id,
-            k.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id)) as booked,
-            exists (
-                select from guard.manual_review_queue as q where q.call_id = k.call_id and q.status <> 'resolved'
-            ) as asked
-        from unnest(p_calls) as k (call_id)
-    ) as truth
-    where
-        c.id = truth.call_id
-        and (c.booking_failed and truth.booked or c.requires_manual_processing and not truth.asked)
+    with cleared as (
+        update public.calls as c
+        set
+            booking_failed = c.booking_failed and not truth.booked,
+            booking_failure_reason = case when not truth.booked then c.booking_failure_reason end,
+            requires_manual_processing = c.requires_manual_processing and truth.asked
+        from (
+            select
+                k.call_id,
+                k.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id)) as booked,
+                exists (
+                    select from guard.manual_review_queue as q where q.call_id = k.call_id and q.status <> 'resolved'
+                ) as asked
+            from unnest(p_calls) as k (call_id)
+        ) as truth
+        where
+            c.id = truth.call_id
+            and (c.booking_failed and truth.booked or c.requires_manual_processing and not truth.asked)
+        returning c.*
+    )
+
+    insert into guard.data_consistency_alerts (
+        alert_type, severity, entity_type, entity_id, company_id, description, metadata, auto_corrected, corrected_at
+    )
+    select
+        'failure_cleared', 'info', 'call', n.id, n.company_id,
+        'the call is booked, or nobody is asked about it any more: it no longer says otherwise',
+        jsonb_build_object('changes', guard.changes(to_jsonb(o), to_jsonb(n))), true, now()
+    from cleared as n
+    inner join public.calls as o on n.id = o.id
 $$;
 
 comment on function guard.clear_failures(bigint[]) is
