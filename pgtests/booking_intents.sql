@@ -1,6 +1,6 @@
 -- Write-ahead intents: one key, one request, one remote booking, one appointment.
 begin;
-select plan(47);
+select plan(50);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.staff (id, company_id, name) values (1, 1, 'S');
@@ -140,6 +140,25 @@ select results_eq(
 );
 select is(
     (select v.reason from guard.validate_appointment(10) as v), 'flags_inconsistent', 'who asks for them is told'
+);
+
+-- a pile of them: the locks of all at once would be more than a server has
+insert into guard.booking_intents (key, call_id, request, request_hash, state, booking_id, updated_at)
+select 'p' || g, 9, '{}', '', 'remote_booked', 'bk_p' || g, now() - (interval '1 hour' + g * interval '1 second')
+from generate_series(1, 501) as g;
+create temporary table locked as
+select count(*) as locks from pg_catalog.pg_locks as l where l.locktype = 'advisory' and l.pid = pg_backend_pid();
+select is((select count(*) from guard.recover_intents()), 500::bigint, 'are cleared up in parts');
+select results_eq(
+    $$select key from guard.booking_intents where key like 'p%' and state = 'remote_booked'$$, array['p1'],
+    'the oldest first'
+);
+select cmp_ok(
+    (
+        select count(*) - (select k.locks from locked as k)
+        from pg_catalog.pg_locks as l
+        where l.locktype = 'advisory' and l.pid = pg_backend_pid()
+    ), '<=', 500::bigint, 'and no more are locked'
 );
 
 -- bad input

@@ -1,10 +1,10 @@
 -- A booking that failed and comes about after all: the call says so, and nobody is asked any more; but nothing closes an
 -- item while the calendar may hold a booking that no appointment records.
 begin;
-select plan(26);
+select plan(39);
 
 insert into public.companies (id, name) values (1, 'A');
-insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 9) as g;
+insert into public.calls (id, company_id, direction) select g, 1, 'inbound' from generate_series(1, 14) as g;
 
 create function pg_temp.book(p_key text, p_call_id bigint, p_booking_id text) returns boolean
 language sql
@@ -41,6 +41,16 @@ select ok(pg_temp.book('a2', 1, 'A2'), 'another attempt succeeds');
 select results_eq(
     'select * from failures where call_id = 1',
     $$values (1::bigint, false, null::text, false, 'resolved')$$, 'nothing is left to decide'
+);
+select results_eq(
+    $$select value_before, column_name from guard_bi.corrections where entity_id = 1 and rule = 'failure_cleared'
+    order by 2$$,
+    $$values ('true', 'booking_failed'), ('calcom_booking_failed', 'booking_failure_reason'),
+    ('true', 'requires_manual_processing')$$, 'what the call said is kept'
+);
+select is_empty(
+    $$select from guard.data_consistency_alerts where alert_type = 'failure_cleared' and entity_id <> 1$$,
+    'and only where it said so'
 );
 
 -- nobody knows what became of the first key
@@ -145,6 +155,82 @@ select guard.queue_review(7, 'calcom_booking_failed', '{"question": "is it in th
 select pg_temp.book('g1', 7, 'G1');
 select guard.queue_review(7, 'calcom_booking_failed', '{"question": "really?"}');
 select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'is asked until a person answers');
+select guard.begin_booking('m1', 14, '{}');
+select guard.fail_booking('m1', 'calcom_booking_failed', 'HTTPError');
+select guard.queue_review(14, 'calcom_booking_failed', '{"question": "two seats? call back"}');
+select ok(pg_temp.book('m2', 14, 'M2'), 'another attempt succeeds');
+select is((select f.items from failures as f where f.call_id = 14), 'pending', 'a question beside an intent stays');
+
+-- what the calendar holds and was cancelled here
+create function pg_temp.event(p_trigger text, p_uid text, p_time integer) returns void language sql as $$
+    select guard.handle_booking_event(jsonb_build_object(
+        'triggerEvent', p_trigger, 'time', p_time, 'payload', jsonb_build_object('uid', p_uid)
+    ))
+$$;
+update public.calls set booking_id = 'H1' where id = 8;
+select pg_temp.event('BOOKING_CREATED', 'H1', 1);
+select guard.begin_booking('i1', 9, '{}');
+select guard.mark_remote_booked('i1', 'I1');
+select guard.record_booking('i1', '{}');
+update public.appointments set status = 'cancelled' where calcom_v2_booking_id in ('H1', 'I1');
+select pg_temp.event('BOOKING_CREATED', 'H1', 2);
+select guard.recover_intent('i1');
+select bag_eq(
+    $$select call_id, coalesce(context ->> 'mismatch', context ->> 'booking_id') from guard.manual_review_queue
+    where call_id in (8, 9) and status = 'pending'$$,
+    $$values (8::bigint, 'appointment_cancelled'), (9, 'I1')$$, 'one of the two is wrong: a person is asked'
+);
+select ok(pg_temp.book('h2', 8, 'H2'), 'another attempt succeeds');
+select results_eq('select resolved from guard.process_review_queue()', 'values (0)', 'the first is still asked about');
+select pg_temp.event('BOOKING_CANCELLED', 'H1', 3);
+select pg_temp.event('BOOKING_CANCELLED', 'I1', 3);
+select guard.process_review_queue();
+select results_eq(
+    'select call_id, items from failures where call_id in (8, 9) order by 1',
+    $$values (8::bigint, 'resolved'), (9, 'resolved')$$, 'until the calendar has cancelled it too'
+);
+
+-- it claimed a booking too early, and was taken for a phantom
+update guard.rules set mode = 'correct' where rule = 'missing_appointment';
+update public.calls
+set
+    appointment_made = true, session_outcome = 'appointment_booked', booking_id = 'J' || id,
+    created_at = now() - interval '1 minute', updated_at = now() - interval '1 minute'
+where id in (10, 11);
+update guard.pending_checks set due_at = now();
+select guard.judge_pending();
+select results_eq(
+    $$select call_id, reason from guard.manual_review_queue where call_id in (10, 11) order by 1$$,
+    $$values (10::bigint, 'missing_appointment'), (11, 'missing_appointment')$$, 'the claim is taken back'
+);
+select pg_temp.event('BOOKING_CREATED', 'J10', 1);
+select pg_temp.book('j11', 11, 'J11');
+select results_eq(
+    'select booking_failed, booking_failure_reason, requires_manual_processing, items from failures where call_id = 10',
+    $$values (false, null::text, false, 'resolved')$$, 'the webhook that follows clears it'
+);
+select results_eq(
+    'select booking_failed, booking_failure_reason, requires_manual_processing, items from failures where call_id = 11',
+    $$values (false, null::text, false, 'resolved')$$, 'and so does a booking that took longer than the grace'
+);
+
+-- the job has given up trying
+insert into public.staff (id, company_id, name) values (1, 1, 'S');
+insert into public.appointments (id, company_id, call_id, staff_id, starts_at, ends_at)
+values (100, 1, 13, 1, '2030-01-01 09:00+00', '2030-01-01 10:00+00');
+select guard.begin_booking(
+    'l1', 12, '{"staff_id": 1, "starts_at": "2030-01-01 09:00+00", "ends_at": "2030-01-01 09:30+00"}'
+);
+select guard.mark_remote_booked('l1', 'L1');
+select pg_temp.event('BOOKING_CREATED', 'L1', 1);
+select guard.process_review_queue() from generate_series(1, 4);
+select results_eq(
+    'select status, attempts from guard.manual_review_queue where call_id = 12', $$values ('pending', 3)$$,
+    'what is refused is asked about'
+);
+delete from public.appointments where id = 100;
+select guard.process_review_queue();
+select is((select f.items from failures as f where f.call_id = 12), 'resolved', 'the slot is free: nobody is asked');
 
 select * from finish();
 rollback;

@@ -1,6 +1,6 @@
 -- What a person must decide: one open item per call and reason, the most urgent first, every action audited.
 begin;
-select plan(30);
+select plan(33);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction, retell_call_id)
@@ -78,6 +78,21 @@ select results_eq(
     from guard.manual_review_queue where reason = 'two bookings' order by 1$$,
     $$values ('bk_1'), ('bk_2'), ('bk_3')$$, 'however many'
 );
+select bag_eq(
+    $$select guard.add_context(a.context, b.context) from (values
+        ('{"intent_id": 1, "key": "k"}'::jsonb), ('{"question": "where?"}'), ('{"n": 1}')) as a (context)
+    cross join (values ('{"intent_id": 1, "question": "booked?"}'::jsonb), ('{"question": "where?"}')) as b (context)$$,
+    $$values
+    ('{"intent_id": 1, "key": "k", "question": "booked?"}'::jsonb),
+    ('{"question": "where?", "earlier": [{"intent_id": 1, "key": "k"}]}'),
+    ('{"intent_id": 1, "question": "booked?", "earlier": [{"question": "where?"}]}'),
+    ('{"question": "where?"}'),
+    ('{"intent_id": 1, "question": "booked?", "earlier": [{"n": 1}]}'),
+    ('{"n": 1, "question": "where?"}')$$, 'what an intent asks and what others ask are kept apart'
+);
+select is(
+    guard.add_context('{"n": 1}', '{"intent_id": 1}'), '{"n": 1, "intent_id": 1}', 'what asks nothing is one'
+);
 create temporary table big as
 select string_agg(md5(g::text), '') as text from generate_series(1, 1875) as g; -- 60 kB
 select isnt(
@@ -141,6 +156,8 @@ select guard.process_review_queue();
 select results_eq(
     'select examined, resolved from guard.process_review_queue()', 'values (0, 0)', 'an item is retried three times'
 );
+select guard.queue_review(2, 'calcom_booking_failed', '{"n": 2}');
+select results_eq('select examined from guard.process_review_queue()', array[1], 'and anew when it is added to');
 
 select * from finish();
 rollback;

@@ -289,6 +289,17 @@ def test_recovery_waits_for_nobody_and_rolls_nothing_back_for_it(booking: str, c
 
 
 @pytest.mark.slow
+def test_the_job_recovers_a_pile(booking: str, guard: RunGuard) -> None:
+    with psycopg.connect(booking, autocommit=True) as connection:
+        connection.execute(
+            "insert into guard.booking_intents (key, call_id, request, request_hash, updated_at)"
+            " select 'k' || g, 1, '{}', '', now() - interval '1 hour' from generate_series(1, 501) as g"
+        )
+    done = json.loads(guard(booking, "jobs", "run", "recover_intents", "--json").stdout)
+    assert (done["steps"], done["result"]) == (3, {"recovered": 0, "queued": 501, "postponed": 0})
+
+
+@pytest.mark.slow
 def test_the_job_recovers_what_nobody_recovers(booking: str, calendar: Calendar, guard: RunGuard) -> None:
     with psycopg.connect(booking, autocommit=True) as connection:
         connection.execute("select guard.begin_booking(k, k::int, '{}') from unnest('{1,2,3}'::text[]) as k")

@@ -232,9 +232,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     update guard.booking_intents as i set state = 'validated', updated_at = now() where i.id = p_intent.id;
-    perform guard.settle_calls(array[c.id::bigint])
-    from public.calls as c
-    where c.id = p_intent.call_id and (c.booking_failed or c.requires_manual_processing);
+    perform guard.settle_calls(array[p_intent.call_id]);
 end
 $$;
 
@@ -376,6 +374,7 @@ comment on function guard.recover_intent(text, text) is
 
 -- One that cannot be mended does not hold up the others; what another session works on is skipped. An intent whose
 -- outcome nobody knows is queued for a person: ask the calendar before, and mark what it says. It can be given longer.
+-- At most the 500 oldest: each takes a lock of its own, and a server has not any number of them.
 create or replace function guard.recover_intents(
     p_older_than interval = '1 minute', p_unknown_older_than interval = null
 )
@@ -385,21 +384,29 @@ volatile
 security definer -- an application recovers, and may not write intents otherwise
 set search_path = pg_catalog, pg_temp
 as $$
-begin
-    -- before any row, and all at once
-    perform guard.lock_bookings(array(
-        select i.booking_id
-        from guard.booking_intents as i
-        where i.state::text = any('{remote_booked,recorded}') and i.updated_at <= now() - p_older_than
-    ));
-    for key in
-        select i.key
+declare
+    v_intents constant bigint[] := array(
+        select i.id
         from guard.booking_intents as i
         where
             i.state::text = any('{started,remote_booked,recorded}')
             and i.updated_at <= now() - case i.state
                 when 'started' then coalesce(p_unknown_older_than, p_older_than) else p_older_than
             end
+        order by i.updated_at, i.id
+        limit 500
+    );
+begin
+    -- before any row, and all at once
+    perform guard.lock_bookings(array(select i.booking_id from guard.booking_intents as i where i.id = any(v_intents)));
+    for key in
+        select i.key
+        from guard.booking_intents as i
+        where
+            i.id = any(v_intents)
+            -- it has not moved meanwhile
+            and i.state::text = any('{started,remote_booked,recorded}')
+            and i.updated_at <= now() - least(p_older_than, p_unknown_older_than)
         order by i.id
         for no key update skip locked
     loop
@@ -410,7 +417,7 @@ end
 $$;
 
 comment on function guard.recover_intents(interval, interval) is
-'Clear up what died while it booked: record it, validate it, or queue it for a person.';
+'Clear up what died while it booked, the 500 oldest: record it, validate it, or queue it for a person.';
 
 grant execute on function guard.begin_booking(text, bigint, jsonb) to guard_app;
 grant execute on function guard.mark_remote_booked(text, text) to guard_app;

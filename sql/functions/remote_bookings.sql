@@ -364,6 +364,7 @@ begin
             action := 'queued';
         end if;
     end if;
+    perform guard.settle_calls(array[v_call_id]);
     return next;
 exception
     -- these are whole classes, but for the first two and insufficient_privilege

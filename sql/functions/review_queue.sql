@@ -34,7 +34,8 @@ $$;
 
 comment on function guard.review_priority(text) is 'How urgent a reason is: 1, the most urgent, to 5.';
 
--- What the new context contradicts, another booking's id say, is kept under `earlier`, each context once.
+-- What the new context contradicts, another booking's id say, is kept under `earlier`, each context once. A question about
+-- an intent is not mixed with what is about none: the intents answer the one, a person the other.
 create or replace function guard.add_context(p_known jsonb, p_new jsonb)
 returns jsonb
 language sql
@@ -45,7 +46,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select case
         when p_known @> p_new or p_known -> 'earlier' @> jsonb_build_array(p_new) then p_known
-        when (p_known || p_new) @> p_known then p_known || p_new
+        when
+            (p_known || p_new) @> p_known
+            and (p_known ? 'intent_id' = p_new ? 'intent_id' or not (p_known || p_new) ? 'question')
+            then p_known || p_new
         else p_new || jsonb_build_object(
             'earlier', coalesce(p_known -> 'earlier', '[]') || jsonb_build_array(p_known - 'earlier')
         )
@@ -98,7 +102,7 @@ begin
         insert into guard.manual_review_queue as q (call_id, retell_call_id, subject, reason, context, priority)
         values (p_call_id, v_retell_call_id, v_subject, v_reason, v_context, guard.review_priority(v_reason))
         on conflict (coalesce(call_id, 0), reason, subject) where status <> 'resolved' do update
-        set context = guard.add_context(q.context, excluded.context), updated_at = now()
+        set context = guard.add_context(q.context, excluded.context), attempts = 0, updated_at = now()
         where pg_column_size(guard.add_context(q.context, excluded.context)) <= 65536
         returning q.* into v_item;
         exit when found;
@@ -247,14 +251,23 @@ as $$
         and c.appointment_made
         and c.session_outcome = 'appointment_booked'
         and c.appointment_link_status = 'linked'
-        and exists (select from public.appointments as a where a.call_id = c.id and a.company_id = c.company_id)
+        and exists (
+            select
+            from public.appointments as a
+            left join guard.remote_bookings as r on a.calcom_v2_booking_id = r.booking_id
+            where
+                a.call_id = c.id
+                and a.company_id = c.company_id
+                and (a.status::text <> all('{cancelled,rejected,rescheduled}') or r.state = 'cancelled')
+        )
 $$;
 
-comment on function guard.booked_calls(bigint[]) is 'Those of the calls that have an appointment and say so.';
+comment on function guard.booked_calls(bigint[]) is
+'Those of the calls that say they are booked and have an appointment: one that stands, or that the calendar cancelled.';
 
 -- A call that is booked has not failed, and one that nobody is asked about requires nobody. updated_at stays: the row
--- has nothing new for a rule to judge.
--- Locks: the calls' rows that change.
+-- has nothing new for a rule to judge. An alert keeps what the call said: the application may have written it.
+-- Locks: the calls' rows that change. The caller has locked them, so that the values before are the last ones.
 create or replace function guard.clear_failures(p_calls bigint[])
 returns void
 language sql
@@ -262,31 +275,45 @@ volatile
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    update public.calls as c
-    set
-        booking_failed = c.booking_failed and not truth.booked,
-        booking_failure_reason = case when not truth.booked then c.booking_failure_reason end,
-        requires_manual_processing = c.requires_manual_processing and truth.asked
-    from (
-        select
-            k.call_id,
-            k.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id)) as booked,
-            exists (
-                select from guard.manual_review_queue as q where q.call_id = k.call_id and q.status <> 'resolved'
-            ) as asked
-        from unnest(p_calls) as k (call_id)
-    ) as truth
-    where
-        c.id = truth.call_id
-        and (c.booking_failed and truth.booked or c.requires_manual_processing and not truth.asked)
+    with cleared as (
+        update public.calls as c
+        set
+            booking_failed = c.booking_failed and not truth.booked,
+            booking_failure_reason = case when not truth.booked then c.booking_failure_reason end,
+            requires_manual_processing = c.requires_manual_processing and truth.asked
+        from (
+            select
+                k.call_id,
+                k.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id)) as booked,
+                exists (
+                    select from guard.manual_review_queue as q where q.call_id = k.call_id and q.status <> 'resolved'
+                ) as asked
+            from unnest(p_calls) as k (call_id)
+        ) as truth
+        where
+            c.id = truth.call_id
+            and (c.booking_failed and truth.booked or c.requires_manual_processing and not truth.asked)
+        returning c.*
+    )
+
+    insert into guard.data_consistency_alerts (
+        alert_type, severity, entity_type, entity_id, company_id, description, metadata, auto_corrected, corrected_at
+    )
+    select
+        'failure_cleared', 'info', 'call', n.id, n.company_id,
+        'the call is booked, or nobody is asked about it any more: it no longer says otherwise',
+        jsonb_build_object('changes', guard.changes(to_jsonb(o), to_jsonb(n))), true, now()
+    from cleared as n
+    inner join public.calls as o on n.id = o.id
 $$;
 
 comment on function guard.clear_failures(bigint[]) is
 'Have calls no longer say that they failed, if they are booked, or need a person, if nobody is asked.';
 
 -- Where a call now has its appointment and its flags agree, nobody need decide anything; unless the calendar may hold
--- another booking of it that no appointment records: only a person can look there.
--- Locks: the calls, then their pending items, skipping those that others have locked.
+-- a booking of it that no appointment records, or that was cancelled here only: a person must decide that.
+-- Locks: the calls of which there is something to settle, then their pending items, skipping those that others have
+-- locked.
 create or replace function guard.settle_calls(p_calls bigint[])
 returns integer
 language plpgsql
@@ -295,16 +322,28 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_calls constant bigint[] := array(
+        select c.id
+        from public.calls as c
+        where
+            c.id = any(p_calls)
+            and (
+                c.booking_failed
+                or c.requires_manual_processing
+                or exists (select from guard.manual_review_queue as q where q.call_id = c.id and q.status = 'pending')
+            )
+        order by c.id
+        for no key update
+    );
     v_items bigint[];
 begin
-    perform 1 from public.calls as c where c.id = any(p_calls) order by c.id for no key update;
     v_items := array(
         select q.id
         from guard.manual_review_queue as q
         where
-            q.call_id in (select b.call_id from guard.booked_calls(p_calls) as b (call_id))
+            q.call_id in (select b.call_id from guard.booked_calls(v_calls) as b (call_id))
             and q.status = 'pending'
-            and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
+            and q.reason = any('{appointment_validation_failed,calcom_booking_failed,missing_appointment}')
             -- what is asked about an intent is answered by the intents
             and not q.context @? '$.** ? (exists (@.question) && !exists (@.intent_id))'
             and not exists (
@@ -315,14 +354,27 @@ begin
                     and (i.booking_id is not null or i.failure_reason = 'outcome_unknown')
                     and not exists (
                         select from public.appointments as a
-                        where a.calcom_v2_booking_id = i.booking_id and a.call_id = i.call_id
+                        where
+                            a.calcom_v2_booking_id = i.booking_id
+                            and a.call_id = i.call_id
+                            and a.status::text <> all('{cancelled,rejected,rescheduled}')
                     )
             )
-            and not exists (select from guard.remote_bookings as r where r.call_id = q.call_id and r.refused is not null)
+            and not exists (
+                select
+                from guard.remote_bookings as r
+                left join public.appointments as a on r.booking_id = a.calcom_v2_booking_id
+                where
+                    r.call_id = q.call_id
+                    and (
+                        r.refused is not null
+                        or r.state = 'active' and a.status::text = any('{cancelled,rejected,rescheduled}')
+                    )
+            )
         for no key update skip locked
     );
     perform guard.resolve_review(i.id, 'the call has its appointment now') from unnest(v_items) as i (id);
-    perform guard.clear_failures(p_calls);
+    perform guard.clear_failures(v_calls);
     return cardinality(v_items);
 end
 $$;
@@ -331,7 +383,8 @@ comment on function guard.settle_calls(bigint[]) is
 'Close what was queued for want of an appointment that is there now, and clear the calls'' flags; returns how many.';
 
 -- The hourly retry: what was queued because a booking was not there, or not whole, is looked at again. An item is
--- retried max_retry_attempts times. Idempotent; a second session at the same time does nothing, and so does a standby.
+-- retried max_retry_attempts times, and anew when it is added to. Idempotent; a second session at the same time does
+-- nothing, and so does a standby.
 -- Locks: the bookings that wait, as in sql/functions/remote_bookings.sql; then the items and their calls, of which what
 -- others have locked is left for the next time.
 create or replace function guard.process_review_queue()
@@ -357,7 +410,7 @@ begin
         inner join public.calls as c on q.call_id = c.id
         where
             q.status = 'pending'
-            and q.reason = any('{appointment_validation_failed,calcom_booking_failed}')
+            and q.reason = any('{appointment_validation_failed,calcom_booking_failed,missing_appointment}')
             and q.attempts < guard.setting('max_retry_attempts')::integer
         order by q.priority, q.created_at
         limit 1000

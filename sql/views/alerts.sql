@@ -29,7 +29,7 @@ where z.name = 'app_timezone';
 
 comment on view guard_bi.alerts is 'Every alert: what was found, when, and whether it was corrected.';
 comment on column guard_bi.alerts.alert_id is 'The alert.';
-comment on column guard_bi.alerts.rule is 'The rule that was broken, or booking_rolled_back.';
+comment on column guard_bi.alerts.rule is 'The rule that was broken; or booking_rolled_back, failure_cleared.';
 comment on column guard_bi.alerts.severity is 'info, warning or critical.';
 comment on column guard_bi.alerts.status is 'corrected or recorded.';
 comment on column guard_bi.alerts.entity_type is 'call or appointment.';
@@ -61,7 +61,7 @@ group by a.detected_date, a.company_id, a.rule, a.severity, a.status;
 comment on view guard_bi.alerts_daily is 'Alerts, one row per day, company, rule, severity and status.';
 comment on column guard_bi.alerts_daily.detected_date is 'The day, in settings.app_timezone.';
 comment on column guard_bi.alerts_daily.company_id is 'The company that it belongs to.';
-comment on column guard_bi.alerts_daily.rule is 'The rule that was broken, or booking_rolled_back.';
+comment on column guard_bi.alerts_daily.rule is 'The rule that was broken; or booking_rolled_back, failure_cleared.';
 comment on column guard_bi.alerts_daily.severity is 'info, warning or critical.';
 comment on column guard_bi.alerts_daily.status is 'corrected or recorded.';
 comment on column guard_bi.alerts_daily.alerts is 'How many alerts.';
@@ -93,7 +93,7 @@ where z.name = 'app_timezone' and a.corrected_at is not null;
 
 comment on view guard_bi.corrections is 'Every value that guard corrected: the column, what it was and what it became.';
 comment on column guard_bi.corrections.alert_id is 'The alert that records it.';
-comment on column guard_bi.corrections.rule is 'The rule that was broken, or booking_rolled_back.';
+comment on column guard_bi.corrections.rule is 'The rule that was broken; or booking_rolled_back, failure_cleared.';
 comment on column guard_bi.corrections.severity is 'info, warning or critical.';
 comment on column guard_bi.corrections.entity_type is 'call or appointment.';
 comment on column guard_bi.corrections.entity_id is 'The id of the call or appointment.';
@@ -124,7 +124,8 @@ group by c.corrected_date, c.company_id, c.rule, c.severity, c.column_name;
 comment on view guard_bi.corrections_daily is 'Corrected values, one row per day, company, rule, severity and column.';
 comment on column guard_bi.corrections_daily.corrected_date is 'The day, in settings.app_timezone.';
 comment on column guard_bi.corrections_daily.company_id is 'The company that it belongs to.';
-comment on column guard_bi.corrections_daily.rule is 'The rule that was broken, or booking_rolled_back.';
+comment on column guard_bi.corrections_daily.rule is
+'The rule that was broken; or booking_rolled_back, failure_cleared.';
 comment on column guard_bi.corrections_daily.severity is 'info, warning or critical.';
 comment on column guard_bi.corrections_daily.column_name is 'The column that was corrected.';
 comment on column guard_bi.corrections_daily.corrections is 'How many values were corrected.';
