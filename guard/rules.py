@@ -209,7 +209,8 @@ def _install(session: install.Session, result: Move) -> None:
     if in_the_way:
         result["message"] = (
             f"{in_the_way} rows stand in the way of its constraint guard_{rule}, which was not installed. "
-            f"See them with: table guard.{rule}. When they are repaired, run this command again."
+            f"The view guard.{rule} lists them; guard reconcile --rule {rule} repairs what can be repaired. "
+            "Then run this command again."
         )
     else:
         result["message"] = f"Its constraint guard_{rule} is in force."

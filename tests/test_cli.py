@@ -203,6 +203,11 @@ def test_guard_is_not_installed(arguments: tuple[str, ...], legacy: str) -> None
     [
         (("jobs", "runs", "nix"), "There is no job 'nix'. guard jobs list shows them.\n"),
         (("incidents", "list", "--rule", "nix"), "There is no rule 'nix'. guard rules list shows them.\n"),
+        (("rules", "set", "nix", "--mode", "off"), "there is no rule 'nix' [ZG010]. guard rules list shows them.\n"),
+        (
+            ("rules", "set", "tenant_mismatch", "--mode", "enforce"),
+            "First: guard rules set inconsistent_link_status --mode correct",
+        ),
         (("breaker", "events", "nix"), "There is no circuit 'nix'. guard breaker list shows them"),
         (("audit", "--app-timezone", "Nowhere/Xy"), "Nowhere/Xy is not a time zone that the server knows."),
     ],
@@ -242,7 +247,7 @@ def test_narrow_terminal(adopted: str) -> None:
         found = invoke(adopted, "incidents", "list", COLUMNS=width).stdout
         assert re.search(r" critical  open +appointment_made_mismatch +call \d+ ", found), found
         assert bool(re.search("severity .* company", found)) == known
-        assert ("Left out for want of room: assignee, times, company." in found) == (not known)
+        assert ("Left out for want of room: since, assignee, times, company. " in found) == (not known)
 
 
 @pytest.mark.slow

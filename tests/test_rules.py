@@ -77,8 +77,9 @@ def test_mode_is_set_and_audited_where_rows_stand_in_the_way(adopted: str, guard
     assert moved.returncode == 2
     assert moved.stdout.splitlines() == [
         "missing_direction now stands at correct for 100 % of calls.",
-        "10 rows stand in the way of its constraint guard_missing_direction, which was not installed. See them with: "
-        "table guard.missing_direction. When they are repaired, run this command again.",
+        "10 rows stand in the way of its constraint guard_missing_direction, which was not installed. The view "
+        "guard.missing_direction lists them; guard reconcile --rule missing_direction repairs what can be repaired. "
+        "Then run this command again.",
     ]
     assert state(adopted, "missing_direction") == ("correct", 100, "absent")
     assert query(adopted, "select actor, action, object, before, after from guard.audit_log") == [

@@ -83,12 +83,11 @@ class State:
                 shown.remove(i)
                 room += needed[i] + 2
         left_out = ", ".join(_title(name) for i, name in enumerate(columns) if i not in shown)
+        note = f"Left out for want of room: {left_out}. Widen the terminal, or use --json." if left_out else ""
         table = Table(
             title=title,
             title_justify="left",
-            caption=Text(f"Left out for want of room: {left_out}. Widen the terminal, or use --json.", no_wrap=False)
-            if left_out
-            else None,
+            caption=Text(note, no_wrap=False, overflow="fold") if note else None,
             caption_justify="left",
             caption_style="dim",
             header_style="bold",

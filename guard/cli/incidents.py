@@ -105,7 +105,7 @@ def _require_rule(state: State, rule: str) -> None:
 
 def _require_company(state: State, company: int) -> None:
     if not state.query("select from public.companies as c where c.id = %(company)s", company=company):
-        raise GuardError(f"There is no company {company}.", fix="select id from public.companies lists them.")
+        raise GuardError(f"There is no company {company}.", fix="Give the id of a row of public.companies.")
 
 
 @incidents.command()
