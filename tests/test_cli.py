@@ -80,6 +80,7 @@ def test_version() -> None:
         ("settings", "set", "cooldown_seconds", "60", "--nonsense"),
         ("rollback", "--all", "--to", "0001"),
         ("report", "--output", "/nowhere/report.txt"),
+        ("report", "--json", "--format", "html"),
     ],
     ids=" ".join,
 )
@@ -281,7 +282,7 @@ def test_a_circuit_that_is_not_known(adopted: str) -> None:
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "There is no circuit 'typo'. guard breaker list shows them" in refused.stderr
     assert invoke(adopted, "breaker", "list", "--json").stdout == "[]\n"
-    for command, state, key in (("open", "forced_open", "new"), ("close", "forced_closed", "newer")):
+    for command, state, key in (("open", "forced open", "new"), ("close", "forced closed", "newer")):
         first, again = (invoke(adopted, "breaker", command, key, "--reason", "test").stdout for _ in range(2))
         assert first == (
             f"{key} is {state}. It was unknown until now: if the key is wrong, guard breaker reset {key} lifts this.\n"
