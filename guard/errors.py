@@ -122,7 +122,12 @@ _FIXES = {
     "42501": "Connect as a role that has this right: one that is granted guard_operator, or, for what changes "
     "the schema, the one that guard apply was run as.",
     "55P03": LockTimeoutError.default_fix,
+    "ZG001": "guard settings list shows them.",
+    "ZG010": "guard rules list shows them.",
+    "ZG501": "guard jobs list shows them.",
 }
+#: A statement in a hint of guard's, which its command says shorter.
+_SET_RULE = re.compile(r"select guard\.set_rule\('(\w+)', '(\w+)'\)")
 
 
 def from_database(error: psycopg.Error, during: str | None = None) -> GuardError:
@@ -143,7 +148,9 @@ def from_database(error: psycopg.Error, during: str | None = None) -> GuardError
     if error.sqlstate == "2BP01" and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail})"
     kind = RefusedError if (error.sqlstate or "").startswith("ZG1") else GuardError
-    fix = _FIXES.get(error.sqlstate or "") or diagnostics.message_hint
+    fix = _FIXES.get(error.sqlstate or "") or _SET_RULE.sub(
+        r"guard rules set \1 --mode \2", diagnostics.message_hint or ""
+    )
     return kind(f"{prefix}{message} [{error.sqlstate}]", fix=fix)
 
 

@@ -11,6 +11,9 @@ from guard import constraints, database, install, plan
 from guard.database import Connection
 from guard.errors import GuardError, from_database
 
+#: Where calls stand that a rollout leaves out.
+RUNG_BELOW = {"enforce": "correct", "correct": "observe", "observe": "off", "off": "off"}
+
 
 class RuleState(TypedDict):
     """`constraint` is absent, invalid, unvalidated or in force; None for a rule that has none."""
@@ -133,6 +136,9 @@ def move(
     """
     with database.connect(dsn) as connection:
         database.require_installed(connection, "rules")
+        other = "select from guard.rules as r where r.rule = %s and r.constraint_kind is distinct from 'exclude'"
+        if build_exclude and connection.execute(other, (rule,)).fetchone() is not None:
+            raise GuardError(f"{rule} has no EXCLUDE constraint to build.", fix="Leave --build-exclude out.")
         # before anything that could have to wait: lowering a rule is how an operator stops it at once
         connection.execute("select guard.set_rule(%s, %s, %s)", (rule, mode, rollout))
         row = connection.execute(
@@ -209,7 +215,8 @@ def _install(session: install.Session, result: Move) -> None:
     if in_the_way:
         result["message"] = (
             f"{in_the_way} rows stand in the way of its constraint guard_{rule}, which was not installed. "
-            f"See them with: table guard.{rule}. When they are repaired, run this command again."
+            f"The view guard.{rule} lists them; guard reconcile --rule {rule} repairs what can be repaired. "
+            "Then run this command again."
         )
     else:
         result["message"] = f"Its constraint guard_{rule} is in force."

@@ -295,14 +295,19 @@ def _jobs(connection: Connection, notes: list[str]) -> Iterator[Finding]:
     ).fetchall()
     for description, fix in rows:
         yield {"kind": "job", "object": description, "fix": fix}
+    if unscheduled(connection):
+        notes.append(NO_SCHEDULER)
+
+
+def unscheduled(connection: Connection) -> bool:
+    """Whether nothing has ever run the jobs but people."""
     scheduled = connection.execute(
         """
         select exists (select from guard.jobs as j where j.in_pg_cron)
             or exists (select from guard.job_runs as r where r.runner <> 'manual')
         """
     ).fetchone()
-    if scheduled == (False,):
-        notes.append(NO_SCHEDULER)
+    return scheduled == (False,)
 
 
 def _probe(connection: Connection, findings: list[Finding], notes: list[str]) -> set[str]:

@@ -1,6 +1,6 @@
 -- Whatever the booking path is given: a clear error or a clean result, and nothing in it is ever executed.
 begin;
-select plan(42);
+select plan(48);
 
 insert into public.companies (id, name) values (1, 'A');
 insert into public.calls (id, company_id, direction, retell_call_id)
@@ -119,6 +119,14 @@ select throws_ok(
     $$select guard.handle_call_ended('{"event": "call_ended", "call": {"call_id": "c",
         "metadata": {"company_id": 1}, "start_timestamp": 1e300}}')$$, 'ZG320', null, 'a time beyond time'
 );
+
+-- rules and partitions
+select throws_ok($$select guard.probe_rule('nope')$$, 'ZG010', $$there is no rule 'nope'$$, 'no rule to probe');
+select throws_ok('select guard.probe_rule(null)', 'ZG010', 'there is no rule without a name', 'nor one without a name');
+select throws_ok($$select guard.set_rule(null, 'off')$$, 'ZG010', 'there is no rule without a name', 'nor to set');
+select throws_ok('select guard.ensure_alert_partitions(null, 2)', 'ZG408', null, 'partitions of no month');
+select throws_ok($$select guard.ensure_alert_partitions('infinity', 2)$$, 'ZG408', null, 'after the last one');
+select throws_ok('select guard.ensure_alert_partitions(now(), null)', 'ZG408', null, 'and none of them');
 
 -- clocks that go wrong
 select guard.handle_booking_event('{"triggerEvent": "BOOKING_CREATED", "createdAt": "2999-01-01T00:00:00Z",

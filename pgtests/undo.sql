@@ -30,7 +30,19 @@ select is(
 update guard.rules set mode = 'correct' where enforceable;
 select is((select sum(repaired)::integer from guard.reconcile(false)), 5, 'five repairs');
 select throws_ok(
-    $$select guard.undo(now() - interval '1 hour')$$, 'ZG406', null, 'not while the rules would repair it again'
+    $$select guard.undo(now() - interval '1 hour')$$, 'ZG406',
+    (
+        select
+            string_agg(r.rule, ', ' order by r.rule)
+            || ' repair rows as they are written: what is undone would be repaired again'
+        from guard.rules as r
+        where
+            exists (
+                select from guard.data_consistency_alerts as a
+                where a.alert_type = r.rule and a.metadata @> '{"by": "repair"}'
+            )
+    ),
+    'not while the rules would repair it again; all of them are named'
 );
 update guard.rules set mode = 'observe';
 select throws_ok($$select guard.undo(now() + interval '1 hour')$$, 'ZG407', null, 'not since a moment to come');

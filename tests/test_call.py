@@ -53,6 +53,7 @@ def test_everything_known_of_a_call_in_one_look(booked: str) -> None:
         assert name.replace("_", " ") in [line.strip() for line in lines], name
     for fact in (
         "***678",
+        "id  status  company",
         "tenant_mismatch",
         "appointment 1",
         "BOOKING_RESCHEDULED",

@@ -85,6 +85,7 @@ def test_version() -> None:
         ("settings", "set", "cooldown_seconds", "60", "--nonsense"),
         ("rollback", "--all", "--to", "0001"),
         ("report", "--output", "/nowhere/report.txt"),
+        ("report", "--json", "--format", "html"),
     ],
     ids=" ".join,
 )
@@ -208,6 +209,11 @@ def test_guard_is_not_installed(arguments: tuple[str, ...], legacy: str) -> None
     [
         (("jobs", "runs", "nix"), "There is no job 'nix'. guard jobs list shows them.\n"),
         (("incidents", "list", "--rule", "nix"), "There is no rule 'nix'. guard rules list shows them.\n"),
+        (("rules", "set", "nix", "--mode", "off"), "there is no rule 'nix' [ZG010]. guard rules list shows them.\n"),
+        (
+            ("rules", "set", "tenant_mismatch", "--mode", "enforce"),
+            "First: guard rules set inconsistent_link_status --mode correct",
+        ),
         (("breaker", "events", "nix"), "There is no circuit 'nix'. guard breaker list shows them"),
         (("audit", "--app-timezone", "Nowhere/Xy"), "Nowhere/Xy is not a time zone that the server knows."),
     ],
@@ -246,7 +252,8 @@ def test_narrow_terminal(adopted: str) -> None:
     for width, known in (("80", False), ("140", True)):
         found = invoke(adopted, "incidents", "list", COLUMNS=width).stdout
         assert re.search(r" critical  open +appointment_made_mismatch +call \d+ ", found), found
-        assert ("company" in found) == known
+        assert bool(re.search("severity .* company", found)) == known
+        assert ("Left out for want of room: since, assignee, times, company. " in found) == (not known)
 
 
 @pytest.mark.slow
@@ -280,7 +287,7 @@ def test_a_circuit_that_is_not_known(adopted: str) -> None:
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "There is no circuit 'typo'. guard breaker list shows them" in refused.stderr
     assert invoke(adopted, "breaker", "list", "--json").stdout == "[]\n"
-    for command, state, key in (("open", "forced_open", "new"), ("close", "forced_closed", "newer")):
+    for command, state, key in (("open", "forced open", "new"), ("close", "forced closed", "newer")):
         first, again = (invoke(adopted, "breaker", command, key, "--reason", "test").stdout for _ in range(2))
         assert first == (
             f"{key} is {state}. It was unknown until now: if the key is wrong, guard breaker reset {key} lifts this.\n"

@@ -24,3 +24,10 @@ def test_refused_write_in_psql(adopted: str) -> None:
         psql, check=True, input="".join(typed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ).stdout
     assert printed == re.sub(r"^booking=> .*\n", "", shown, flags=re.MULTILINE)
+
+
+def test_breaker_in_psql(adopted: str) -> None:
+    (typed,) = re.findall(r"```sql\n([^`]*breaker_acquire.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    psql = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", adopted]
+    printed = subprocess.run(psql, check=True, input=typed, stdout=subprocess.PIPE, text=True).stdout
+    assert printed == "closed\n"

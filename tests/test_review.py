@@ -167,11 +167,21 @@ def test_the_command_works_the_queue(queue: str, guard: RunGuard) -> None:
     assert (taken["status"], taken["assignee"]) == ("in_progress", "ann")
     item = str(taken["id"])
     assert json.loads(guard(queue, "review", "release", item, "--json").stdout)["status"] == "pending"
+    nobody = guard(queue, "review", "take", "--as", "")
+    assert (nobody.returncode, "ZG306" in nobody.stderr) == (1, True)
     resolved = json.loads(guard(queue, "review", "resolve", item, "called back", "--json").stdout)
     assert (resolved["status"], resolved["resolution"]) == ("resolved", "called back")
     again = guard(queue, "review", "resolve", item, "called back")
     assert again.returncode == 1
     assert "ZG305" in again.stderr
+    with psycopg.connect(queue, autocommit=True) as connection:
+        connection.execute("select guard.queue_review(2, 'missing_appointment')")
+        expected = connection.execute(
+            "select r.description, r.runbook from guard.rules as r where r.rule = 'missing_appointment'"
+        ).fetchone()
+    taken = json.loads(guard(queue, "review", "take", "--json").stdout)
+    shown = json.loads(guard(queue, "review", "show", str(taken["id"]), "--json").stdout)
+    assert (taken["description"], taken["runbook"]) == (shown["description"], shown["runbook"]) == expected
     known = guard(queue, "call", "1", "--json").stdout
     assert "booking_rolled_back" in [alert["alert_type"] for alert in json.loads(known)["alerts"]]
     assert "5112345" not in known + guard(queue, "call", "1").stdout

@@ -76,9 +76,10 @@ def test_mode_is_set_and_audited_where_rows_stand_in_the_way(adopted: str, guard
     moved = guard(adopted, "rules", "set", "missing_direction", "--mode", "correct")
     assert moved.returncode == 2
     assert moved.stdout.splitlines() == [
-        "missing_direction now stands at correct for 100 % of calls.",
-        "10 rows stand in the way of its constraint guard_missing_direction, which was not installed. See them with: "
-        "table guard.missing_direction. When they are repaired, run this command again.",
+        "missing_direction now stands at correct.",
+        "10 rows stand in the way of its constraint guard_missing_direction, which was not installed. The view "
+        "guard.missing_direction lists them; guard reconcile --rule missing_direction repairs what can be repaired. "
+        "Then run this command again.",
     ]
     assert state(adopted, "missing_direction") == ("correct", 100, "absent")
     assert query(adopted, "select actor, action, object, before, after from guard.audit_log") == [
@@ -189,6 +190,10 @@ BAD_INPUT = (
     (("missing_direction", "--mode", "strict"), "'strict' is not one of 'off', 'observe', 'correct', 'enforce'"),
     (("missing_direction", "--mode", "off", "--rollout", "101"), "101 is not in the range 0<=x<=100"),
     (("missing_direction",), "Missing option '--mode'"),
+    (
+        ("missing_direction", "--mode", "off", "--build-exclude"),
+        "missing_direction has no EXCLUDE constraint to build.",
+    ),
 )
 
 
@@ -199,6 +204,19 @@ def test_bad_input(adopted: str) -> None:
         assert refused.exit_code == 1
         assert said in refused.stderr
     assert catalog(adopted) == before
+
+
+@pytest.mark.parametrize(
+    ("mode", "rollout", "said"),
+    [
+        ("correct", "0", "at observe: correct is rolled out to no call yet."),
+        ("observe", "25", "at observe for 25 % of calls, and at off for the others."),
+        ("off", "50", "at off."),
+    ],
+)
+def test_rollout_says_where_the_others_stand(mode: str, rollout: str, said: str, adopted: str) -> None:
+    moved = invoke(adopted, "rules", "set", "missing_direction", "--mode", mode, "--rollout", rollout)
+    assert moved.stdout.splitlines()[0] == f"missing_direction now stands {said}"
 
 
 def test_rules_where_guard_is_not_installed(legacy: str) -> None:

@@ -327,7 +327,7 @@ def test_rules_that_rest_on_one_that_was_lowered(database: str, guard: RunGuard)
     }
     refused = guard(database, "rules", "set", "missing_appointment", "--mode", "enforce")
     assert refused.returncode == 1
-    assert "[ZG015]. First: select guard.set_rule('inconsistent_link_status', 'correct')" in refused.stderr
+    assert "[ZG015]. First: guard rules set inconsistent_link_status --mode correct" in refused.stderr
 
 
 def test_columns_that_must_have_a_value(adopted: str) -> None:

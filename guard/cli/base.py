@@ -70,8 +70,9 @@ class State:
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
         """A table; only a Text has a style.
 
-        A column whose name starts with `?` is left out where the terminal is too narrow, the last one first; one with
-        `#` is right-aligned. A column with a sentence in it is folded; others are not, if there is room for them.
+        A column whose name starts with `?` is left out where the terminal is too narrow, the last one first, and a line
+        below says so; one with `#` is right-aligned. A column with a sentence in it is folded; others are not, if there
+        is room for them.
         """
         texts = [[value if isinstance(value, Text) else Text(_plain(value)) for value in row] for row in rows]
         shown = list(range(len(columns)))
@@ -84,9 +85,14 @@ class State:
             if room < 0 and columns[i].startswith("?"):
                 shown.remove(i)
                 room += needed[i] + 2
+        left_out = ", ".join(_title(name) for i, name in enumerate(columns) if i not in shown)
+        note = f"Left out for want of room: {left_out}. Widen the terminal, or use --json." if left_out else ""
         table = Table(
             title=title,
             title_justify="left",
+            caption=Text(note, no_wrap=False, overflow="fold") if note else None,
+            caption_justify="left",
+            caption_style="dim",
             header_style="bold",
             show_header=any(columns),
             box=None,

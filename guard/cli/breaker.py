@@ -210,12 +210,13 @@ def _override(state: State, key: str, override: str, reason: str) -> None:
                 "was_known": was_known,
             }
         )
-    elif was_known:
-        state.out.print(f"{key} is {after.shown_state}.")
+        return
+    said = f"{key} is {after.shown_state.replace('_', ' ')}."
+    if was_known:
+        state.out.print(said)
     else:
         state.out.print(
-            f"{key} is {after.shown_state}. It was unknown until now: "
-            f"if the key is wrong, guard breaker reset {shlex.quote(key)} lifts this."
+            f"{said} It was unknown until now: if the key is wrong, guard breaker reset {shlex.quote(key)} lifts this."
         )
 
 

@@ -14,7 +14,17 @@ from guard.errors import GuardError
 
 #: The columns of each list, marked as State.table wants them; one that is empty everywhere is left out.
 _COLUMNS = {
-    "appointments": ("#id", "status", "starts_at", "ends_at", "?#staff_id", "?booking_id", "?source", "?#call_id"),
+    "appointments": (
+        "#id",
+        "status",
+        "#company_id",
+        "starts_at",
+        "ends_at",
+        "?#staff_id",
+        "?booking_id",
+        "?source",
+        "?#call_id",
+    ),
     "remote_bookings": ("booking_id", "state", "replaced_by", "?starts_at", "refused", "?event_at"),
     "intents": ("key", "state", "booking_id", "?#appointment_id", "failure_reason", "?updated_at"),
     "validations": ("created_at", "success", "reason", "?#appointment_id", "?#duration_ms"),
@@ -53,8 +63,9 @@ def call(state: State, call_id: int) -> None:
         return
     _print_call(state, known["call"])
     for appointment in known["appointments"]:
-        if appointment["call_id"] == call_id:  # as is to be expected
-            appointment["call_id"] = None
+        for column, expected in (("call_id", call_id), ("company_id", known["call"]["company_id"])):
+            if appointment[column] == expected:
+                appointment[column] = None
     for name, columns in _COLUMNS.items():
         if known[name]:
             _print_list(state, name, columns, known[name])

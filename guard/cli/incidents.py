@@ -9,6 +9,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from guard import reconcile as reconciliation
+from guard import verify
 from guard.cli.base import FOUND, Row, State, future, json_option, local_minute, local_time, pass_state, past
 from guard.errors import GuardError
 
@@ -70,6 +71,9 @@ def list_incidents(state: State, status: str, rule: str | None, company: int | N
         state.print_json(rows)
     elif not rows:
         state.out.print("Nothing stands open." if status == "standing" else "Nothing found.")
+        with state.connect() as connection:
+            if verify.unscheduled(connection):
+                state.out.print(f"\n{verify.NO_SCHEDULER}")
     else:
         state.print_table(
             ("#id", "severity", "status", "rule", "entity", "?since", "?assignee", "?#times", "?#company"),
@@ -105,7 +109,7 @@ def _require_rule(state: State, rule: str) -> None:
 
 def _require_company(state: State, company: int) -> None:
     if not state.query("select from public.companies as c where c.id = %(company)s", company=company):
-        raise GuardError(f"There is no company {company}.", fix="select id from public.companies lists them.")
+        raise GuardError(f"There is no company {company}.", fix="Give the id of a row of public.companies.")
 
 
 @incidents.command()

@@ -23,16 +23,14 @@ _COLOURS = {"met": "green", "missed": "red", "not measured": "dim"}
     metavar="DATE",
     help="2026-01-31, today or yesterday, in the application's time zone.",
 )
-@click.option(
-    "--format", "form", type=click.Choice(list(reporting.FORMATS)), default="text", show_default=True, help="How."
-)
+@click.option("--format", "form", type=click.Choice(list(reporting.FORMATS)), show_default="text", help="How.")
 @click.option(
     "--output", type=click.File("w", encoding="utf-8", atomic=True), default="-", help="A file to write it to."
 )
 @click.option("--refresh", is_flag=True, help="Make it anew: what was repaired since no longer stands.")
 @json_option
 @pass_state
-def report(state: State, day: str, form: str, output: TextIO, refresh: bool) -> None:
+def report(state: State, day: str, form: str | None, output: TextIO, refresh: bool) -> None:
     """Print the report of a day; it is made and stored if that has not been done yet.
 
     The HTML page needs no other file and no network. JUnit has a case for each rule and each KPI.
@@ -43,9 +41,13 @@ def report(state: State, day: str, form: str, output: TextIO, refresh: bool) -> 
       guard report --date today --format html --output report.html
       guard report --date 2026-01-31 --format junit --refresh
     """
+    if state.as_json:
+        if form not in (None, "json"):
+            raise click.UsageError(f"--json is one format and --format {form} another.")
+        form = "json"
     with state.connect() as connection:
         made = reporting.get(connection, day, refresh=refresh)
-    output.write(reporting.FORMATS["json" if state.as_json else form](made))
+    output.write(reporting.FORMATS[form or "text"](made))
 
 
 @click.command()

@@ -70,13 +70,21 @@ def list_items(state: State, status: str, limit: int) -> None:
 @json_option
 @pass_state
 def show(state: State, item: int) -> None:
-    """Show ITEM with all that is known about it.
+    """Show ITEM with all that is known about it; where a rule is the reason, with what to do.
 
     \b
     Example:
       guard review show 17
     """
-    rows = state.query("select q.* from guard.manual_review_queue as q where q.id = %(id)s", id=item)
+    rows = state.query(
+        """
+        select q.*, r.description, r.runbook
+        from guard.manual_review_queue as q
+        left join guard.rules as r on q.reason = r.rule
+        where q.id = %(id)s
+        """,
+        id=item,
+    )
     if not rows:
         raise GuardError(f"There is no review item {item}.", fix="guard review list shows them.")
     state.print_record(rows[0])
@@ -93,7 +101,14 @@ def take(state: State, assignee: str | None) -> None:
     Example:
       guard review take --as ann
     """
-    rows = state.query("select * from guard.take_review(%(assignee)s)", assignee=assignee or getpass.getuser())
+    rows = state.query(
+        """
+        select q.*, r.description, r.runbook
+        from guard.take_review(%(assignee)s) as q
+        left join guard.rules as r on q.reason = r.rule
+        """,
+        assignee=getpass.getuser() if assignee is None else assignee,
+    )
     if rows:
         state.print_record(rows[0])
     elif state.as_json:

@@ -147,7 +147,14 @@ def set_rule(state: State, rule: str, mode: str, rollout: int, build_exclude: bo
     if state.as_json:
         state.print_json(result)
     else:
-        state.out.print(f"{rule} now stands at {mode} for {rollout} % of calls.")
+        others = registry.RUNG_BELOW[mode]
+        if rollout == 100 or others == mode:
+            stands = mode
+        elif rollout == 0:
+            stands = f"{others}: {mode} is rolled out to no call yet"
+        else:
+            stands = f"{mode} for {rollout} % of calls, and at {others} for the others"
+        state.out.print(f"{rule} now stands at {stands}.")
         if result["message"]:
             state.out.print(result["message"])
     if result["violations"]:

@@ -3,6 +3,7 @@
 -- Months of data_consistency_alerts, in UTC. Rows that arrived before their month had a partition stand in the default
 -- partition; they are moved when the month is made. Idempotent; a second session waits for the advisory lock.
 -- Locks: SHARE UPDATE EXCLUSIVE on the table and ACCESS EXCLUSIVE on the default partition, for each month made.
+-- Raises ZG408 (no moment, or no number of months).
 
 create or replace function guard.ensure_alert_partitions(p_from timestamp with time zone, p_months integer)
 returns setof text
@@ -16,6 +17,12 @@ declare
     v_month timestamp with time zone;
     v_name text;
 begin
+    if p_from is null or not isfinite(p_from) or p_months is null or p_months not between 0 and 120 then
+        raise exception using
+            errcode = 'ZG408',
+            message = 'partitions are made from a moment on, for 0 to 120 months more',
+            hint = 'As in: select guard.ensure_alert_partitions(now(), 3).';
+    end if;
     perform pg_advisory_xact_lock(hashtext('guard.ensure_alert_partitions'));
     for v_month in
         select date_trunc('month', p_from) + make_interval(months => n) from generate_series(0, p_months) as n

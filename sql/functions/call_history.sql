@@ -74,7 +74,7 @@ begin
             select coalesce(json_agg(x order by x.id), '[]')
             from (
                 select
-                    a.id, a.status, guard.instant(a.starts_at) as starts_at, guard.instant(a.ends_at) as ends_at,
+                    a.id, a.company_id, a.status, guard.instant(a.starts_at) as starts_at, guard.instant(a.ends_at) as ends_at,
                     a.staff_id, a.service_id, a.calcom_v2_booking_id as booking_id, a.source, a.call_id,
                     guard.instant(a.created_at) as created_at
                 from public.appointments as a

@@ -220,7 +220,7 @@ begin
         raise exception using
             errcode = 'ZG703',
             message = format('there is no company %s', p_company_id),
-            hint = 'select id from public.companies lists them';
+            hint = 'Give the id of a row of public.companies.';
     end if;
     for v_kpi in
         select d.*

@@ -8,6 +8,7 @@
 --
 -- observed: refused; repaired; pending (a check was queued); recorded (it stands, with an alert); let through; or null
 -- and a note when the rule has no probe or the rows could not be written, with the SQLSTATE of what kept them out.
+-- probe_rule raises ZG010 (no such rule).
 
 -- Inserts rows, given as an array of objects, into a table in schema public, in one statement. Columns that must have a
 -- value and are not given get one: what is referenced, from a row that exists; else something of the type, for numbers
@@ -119,7 +120,13 @@ declare
     v_alerted boolean;
     v_queued boolean;
 begin
-    select r.* into strict v_rule from guard.rules as r where r.rule = p_rule;
+    select r.* into v_rule from guard.rules as r where r.rule = p_rule;
+    if not found then
+        raise exception using
+            errcode = 'ZG010',
+            message = format('there is no rule %s', coalesce(quote_literal(left(p_rule, 60)), 'without a name')),
+            hint = 'select rule from guard.rules lists them';
+    end if;
     rule := v_rule.rule;
     mode := v_rule.mode;
     -- an id that the rollout includes, if it includes any

@@ -166,7 +166,7 @@ begin
     if not found then
         raise exception using
             errcode = 'ZG010',
-            message = format('there is no rule %L', left(p_rule, 60)),
+            message = format('there is no rule %s', coalesce(quote_literal(left(p_rule, 60)), 'without a name')),
             hint = 'select rule from guard.rules lists them';
     end if;
     if p_mode is null or p_mode not in ('off', 'observe', 'correct', 'enforce') then

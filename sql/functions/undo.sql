@@ -16,7 +16,7 @@ security definer -- operators undo without having the rights on the application'
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_standing text;
+    v_standing text[];
     v_calls bigint[];
     v_appointments bigint[];
     v_plan jsonb;
@@ -33,7 +33,7 @@ begin
             hint = 'Use 1 to 10000.';
     end if;
     perform pg_advisory_xact_lock(hashtext('guard.reconcile'));
-    select min(r.rule) into v_standing
+    select array_agg(r.rule order by r.rule) into v_standing
     from guard.rules as r
     where
         r.mode in ('correct', 'enforce')
@@ -49,8 +49,14 @@ begin
     if v_standing is not null then
         raise exception using
             errcode = 'ZG406',
-            message = format('%s repairs rows as they are written: what is undone would be repaired again', v_standing),
-            hint = format('First: select guard.set_rule(%L, %L)', v_standing, 'observe');
+            message = format(
+                '%s %s rows as they are written: what is undone would be repaired again',
+                array_to_string(v_standing, ', '), case cardinality(v_standing) when 1 then 'repairs' else 'repair' end
+            ),
+            hint = (
+                select 'First: ' || string_agg(format('select guard.set_rule(%L, %L)', s.rule, 'observe'), '; ')
+                from unnest(v_standing) as s (rule)
+            );
     end if;
 
     select
