@@ -222,7 +222,7 @@ def test_pg_cron(guard: RunGuard) -> None:
         assert not [line for line in apply(dsn) if "pg_cron" in line]
         assert "create extension pg_cron" in invoke(dsn, "jobs", "list").stdout
         execute(home, "create extension pg_cron")
-        steps = json.loads(invoke(dsn, "plan", "--json").stdout)
+        steps = json.loads(invoke(dsn, "plan", "--json").stdout)["steps"]
         assert len([step for step in steps if step["source"] == "pg_cron"]) == len(steps) > 0
         done = apply(dsn)
         assert "handed job detect to pg_cron" in done
