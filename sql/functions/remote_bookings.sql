@@ -3,6 +3,7 @@
 -- provides: function guard.current_booking(text[])
 -- provides: function guard.call_of_chain(text[])
 -- provides: function guard.settle_booking_reviews(text[], text, text)
+-- provides: function guard.is_refusal(text)
 -- provides: function guard.sync_booking(text)
 -- provides: function guard.try_sync_booking(text)
 -- provides: function guard.sync_bookings(text[])
@@ -184,6 +185,22 @@ $$;
 comment on function guard.settle_booking_reviews(text[], text, text) is
 'Close what was asked about the bookings of a chain, or ask whose booking it is while no call is known.';
 
+-- No refusal says nothing about the data: a conflict with another session, a missing right, a lock or resource that is
+-- not to be had, an operator, the system. Anything else is one: the application's own triggers refuse with any SQLSTATE.
+create or replace function guard.is_refusal(p_sqlstate text)
+returns boolean
+language sql
+immutable
+parallel safe
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+    select p_sqlstate <> all('{40001,40P01,42501}') and left(p_sqlstate, 2) <> all('{53,55,57,58,XX}')
+$$;
+
+comment on function guard.is_refusal(text) is
+'Whether an error with this SQLSTATE means that the tables, their triggers or constraints refuse what was written.';
+
 -- The caller holds guard.lock_bookings, and has written down what it heard. What the appointment's columns lack is
 -- taken from the intent's request; what they have stays, but for uid and times, which are the calendar's. Where events
 -- came in an order that made two appointments of one chain, the one that is not current is retired as rescheduled.
@@ -289,14 +306,9 @@ begin
             where c.id = v_call_id
             returning id into v_appointment_id;
         exception
-            when
-                serialization_failure or deadlock_detected or insufficient_resources or insufficient_privilege
-                or object_not_in_prerequisite_state or operator_intervention or system_error or internal_error
-                then
-                raise;
             when others then
                 -- what is cancelled needs no appointment; anything else does
-                if v_remote.state <> 'cancelled' then
+                if v_remote.state <> 'cancelled' or not guard.is_refusal(sqlstate) then
                     raise;
                 end if;
         end;
@@ -334,8 +346,7 @@ comment on function guard.sync_booking(text) is
 'Bring the appointment of a booking''s chain to what the calendar said of it, and its intents with it.';
 
 -- What is refused stays as it was, but is not lost: it is marked, a person is asked, and the hourly job tries again.
--- Raises whatever says nothing about the data: a lock timeout, a deadlock, a missing right; the event will come again.
--- Anything else is a refusal, with whatever SQLSTATE: the application's own triggers refuse too.
+-- Raises what is no refusal; the event will come again.
 create or replace function guard.try_sync_booking(p_booking_id text)
 returns table (appointment_id bigint, action text)
 language plpgsql
@@ -367,13 +378,10 @@ begin
     perform guard.settle_calls(array[v_call_id]);
     return next;
 exception
-    -- these are whole classes, but for the first two and insufficient_privilege
-    when
-        serialization_failure or deadlock_detected or insufficient_resources or insufficient_privilege
-        or object_not_in_prerequisite_state or operator_intervention or system_error or internal_error
-        then
-        raise;
     when others then
+        if not guard.is_refusal(sqlstate) then
+            raise;
+        end if;
         get stacked diagnostics v_constraint = constraint_name;
         v_chain := guard.booking_chain(array[p_booking_id]);
         v_remote := guard.current_booking(v_chain);
